@@ -1,0 +1,147 @@
+"""The run directory: where everything of a run lies, and which of its checkpoints are whole.
+
+A checkpoint is a directory `checkpoints/step_00000500/` that was renamed into place after all its files were synced.
+Its `manifest.json` gives the size and sha256 of every other file, so that damage done later is noticed too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.files import read_json, sha256_of
+
+RUNS_ROOT = Path("runs")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is not whole; the message says which file and how."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    path: Path
+    step: int
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """`state.json`: step, tokens, seconds, val_loss (None where it was not evaluated) and what resuming needs."""
+        return dict(read_json(self.path / "state.json"))
+
+    def verify(self) -> None:
+        """Raises CheckpointError when a file is missing, truncated or altered."""
+        try:
+            files: dict[str, dict[str, Any]] = read_json(self.path / "manifest.json")["files"]
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{self.path}: manifest.json is missing or unreadable ({error})") from error
+        for name, expected in files.items():
+            file = self.path / name
+            if not file.is_file():
+                raise CheckpointError(f"{self.path}: {name} is missing")
+            if file.stat().st_size != expected["bytes"]:
+                raise CheckpointError(f"{self.path}: {name} has {file.stat().st_size} bytes, not {expected['bytes']}")
+            if sha256_of(file) != expected["sha256"]:
+                raise CheckpointError(f"{self.path}: {name} does not have the sha256 it was written with")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of one run, `runs/<name>/`."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer.model"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def checkpoint_root(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint_path(self, step: int) -> Path:
+        return self.checkpoint_root / f"step_{step:08d}"
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All checkpoints that have their final name, oldest first; not verified."""
+        found = []
+        for path in self.checkpoint_root.glob("step_*"):
+            number = path.name.removeprefix("step_")
+            if number.isdigit() and path.is_dir():
+                found.append(Checkpoint(path, int(number)))
+        return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def find_run(name: str | None) -> Run:
+    """The run called `name` (a name below `runs/` or a path), or without a name the newest one with a checkpoint.
+
+    Raises:
+        UserError: there is no such run; the message lists those there are.
+    """
+    known = sorted(RUNS_ROOT.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    if name is None:
+        trained = [path.parent for path in known if Run(path.parent).checkpoints()]
+        if not trained:
+            raise UserError("no trained run under runs/; train one with: make quickstart")
+        return Run(trained[-1])
+    for path in (Path(name), RUNS_ROOT / name):
+        if (path / "config.json").is_file():
+            return Run(path)
+    names = ", ".join(path.parent.name for path in known) or "none yet; train one with: make quickstart"
+    raise UserError(f"no run {name!r} (runs here: {names})")
+
+
+def choose_checkpoint(run: Run, which: str = "best") -> Checkpoint:
+    """The verified checkpoint with the lowest validation loss ("best"), the newest ("last"), or one step's ("500").
+
+    Raises:
+        UserError: the run has no such checkpoint, or the asked one is damaged.
+    """
+    candidates = run.checkpoints()
+    if which not in ("best", "last"):
+        candidates = [c for c in candidates if which.isdigit() and c.step == int(which)]
+    whole, damage = [], []
+    for checkpoint in candidates:
+        try:
+            checkpoint.verify()
+            whole.append(checkpoint)
+        except CheckpointError as error:
+            damage.append(str(error))
+    if not whole:
+        steps = ", ".join(str(c.step) for c in run.checkpoints()) or "none"
+        reason = "; ".join(damage) or f"steps there are: {steps}"
+        raise UserError(f"run {run.path} has no whole checkpoint {which!r} ({reason}); train it on with train.py")
+    if which == "best":
+        scored = [c for c in whole if c.state.get("val_loss") is not None]
+        return min(scored, key=lambda c: float(c.state["val_loss"]), default=whole[-1])
+    return whole[-1]

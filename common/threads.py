@@ -1,0 +1,39 @@
+"""How this process uses the CPU: threads that stay on their cores, and memory that stays in the process.
+
+Both are arranged before the first `import torch`, because OpenMP reads its environment when it loads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+# Names of <malloc.h>, whose numbers are part of the ABI.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def bind_threads() -> None:
+    """Keep each OpenMP thread on a core of its own.
+
+    Unbound, both threads of a small virtual machine can land on one core, and then every parallel region waits for a
+    whole scheduler slice. With several processes on one machine each would bind to the same first cores, so then
+    placement is left to the operating system.
+    """
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1:
+        os.environ.setdefault("OMP_PROC_BIND", "true")
+        os.environ.setdefault("OMP_PLACES", "cores")
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks for the next allocation instead of returning them to the system.
+
+    A training step on the CPU allocates and frees the same large tensors again and again; by default each of them is
+    mapped and zeroed page by page every time, a quarter of the step (`python -m benchmarks.training`).
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # not in musl
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

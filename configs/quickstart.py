@@ -1,0 +1,34 @@
+"""A small model that learns English prose and Python on a laptop CPU in five minutes."""
+
+from model.config import ModelConfig
+from training.config import (
+    BatchConfig,
+    BudgetConfig,
+    CheckpointConfig,
+    DataConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    TrackingConfig,
+    ValidationConfig,
+)
+
+config = RunConfig(
+    name="quickstart",
+    model=ModelConfig(
+        vocab_size=8192,
+        context_length=256,
+        layers=6,
+        width=384,
+        heads=3,
+        tied=False,
+    ),
+    data=DataConfig(directory="data/quickstart"),
+    batch=BatchConfig(tokens_per_step=4096, micro_batch_size=16),
+    optimizer=OptimizerConfig(lr=2e-3, embedding_lr=6e-3, scalar_lr=6e-3),
+    schedule=ScheduleConfig(kind="wsd", warmup=0.03, cooldown=0.6, final=0.05),
+    budget=BudgetConfig(minutes=5),
+    validation=ValidationConfig(every=100),
+    checkpoint=CheckpointConfig(every=100, keep=2),
+    tracking=TrackingConfig(log_every=10),
+)

@@ -1,0 +1,153 @@
+"""What the decoder can be: one flat config for GPT-2, Llama 3 and the project's own recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The decoder's architecture. The defaults are the project's own ~50M-parameter recipe."""
+
+    vocab_size: int = 32_768
+    """Rows of the embedding; must be the tokenizer's vocabulary size."""
+    context_length: int = 1024
+    """Longest sequence, in tokens."""
+    layers: int = 10
+    """Number of blocks."""
+    width: int = 512
+    """Size of the residual stream."""
+    heads: int = 4
+    """Attention heads; few large heads are cheaper than many small ones at equal width."""
+    kv_heads: int | None = None
+    """Key and value heads for grouped-query attention; by default as many as `heads`."""
+    head_dim: int | None = None
+    """Size of one head; by default width / heads."""
+    mlp_width: int | None = None
+    """Hidden size of the feed-forward layer; by default 4 * width."""
+    activation: Literal["relu2", "gelu", "swiglu"] = "relu2"
+    """Feed-forward non-linearity: squared ReLU (Primer), tanh-approximated GELU (GPT-2), SwiGLU (Llama)."""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm or LayerNorm, always before attention and feed-forward and before the head."""
+    norm_gain: bool = False
+    """Learn a gain (and, with `bias`, an offset) in every norm."""
+    norm_eps: float = 1e-5
+    """Added to the variance in every norm."""
+    bias: bool = False
+    """Biases in linear layers and LayerNorm."""
+    position: Literal["rope", "learned"] = "rope"
+    """Rotary or learned absolute positions."""
+    rope_base: float = 10_000.0
+    """Wavelength base of the rotary positions."""
+    qk_norm: bool = True
+    """RMS-normalise queries and keys, which bounds the attention logits."""
+    attention_scale: float | None = None
+    """Factor on the attention logits; by default head_dim ** -0.5."""
+    embedding_norm: bool = True
+    """Normalise the embedding output."""
+    residual_scalars: bool = True
+    """Learn per block how much of the stream, and of the embedding output, goes on into it."""
+    logit_softcap: float | None = 15.0
+    """Bound logits smoothly to ± this value: cap * tanh(logits / cap)."""
+    tied: bool = True
+    """Share the embedding matrix with the output head."""
+    init_std: float | None = None
+    """Standard deviation of the weight matrices; by default width ** -0.5."""
+    embedding_std: float = 0.02
+    """Standard deviation of the embedding."""
+    zero_init_projections: bool = True
+    """Start attention and feed-forward outputs (and an untied head) at zero; else scaled by (2 * layers) ** -0.5."""
+    dropout: float = 0.0
+    """Dropout on the embedding, attention weights and residual branches."""
+
+    def __post_init__(self) -> None:
+        if self.head_dim is None and self.width % self.heads:
+            raise UserError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
+        if self.heads % self.key_value_heads:
+            raise UserError(f"model.heads {self.heads} is not a multiple of model.kv_heads {self.kv_heads}")
+        if self.position == "rope" and self.head_size % 2:
+            raise UserError(f"rotary positions need an even head size, not {self.head_size}")
+        for name in ("vocab_size", "context_length", "layers", "width", "heads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
+
+    @property
+    def key_value_heads(self) -> int:
+        return self.kv_heads or self.heads
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.width // self.heads
+
+    @property
+    def mlp_size(self) -> int:
+        return self.mlp_width or 4 * self.width
+
+
+def gpt2(size: Literal["small", "medium", "large", "xl"] = "small") -> ModelConfig:
+    """GPT-2 (Radford et al. 2019) in its four published sizes."""
+    layers, width, heads = {
+        "small": (12, 768, 12),
+        "medium": (24, 1024, 16),
+        "large": (36, 1280, 20),
+        "xl": (48, 1600, 25),
+    }[size]
+    return ModelConfig(
+        vocab_size=50_257,
+        context_length=1024,
+        layers=layers,
+        width=width,
+        heads=heads,
+        activation="gelu",
+        norm="layer",
+        norm_gain=True,
+        bias=True,
+        position="learned",
+        qk_norm=False,
+        embedding_norm=False,
+        residual_scalars=False,
+        logit_softcap=None,
+        tied=True,
+        init_std=0.02,
+        zero_init_projections=False,
+    )
+
+
+def llama(
+    *,
+    vocab_size: int = 32_768,
+    context_length: int = 1024,
+    layers: int = 8,
+    width: int = 512,
+    heads: int = 8,
+    kv_heads: int = 4,
+    mlp_width: int = 1408,
+    rope_base: float = 500_000.0,
+    tied: bool = True,
+) -> ModelConfig:
+    """The Llama 3 layout (arXiv 2407.21783) at any size."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        context_length=context_length,
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=kv_heads,
+        mlp_width=mlp_width,
+        activation="swiglu",
+        norm="rms",
+        norm_gain=True,
+        bias=False,
+        position="rope",
+        rope_base=rope_base,
+        qk_norm=False,
+        embedding_norm=False,
+        residual_scalars=False,
+        logit_softcap=None,
+        tied=tied,
+        init_std=0.02,
+        zero_init_projections=False,
+    )

@@ -1,0 +1,127 @@
+"""The decoder-only transformer, from token ids to logits or losses."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.cache import KVCache
+from model.config import ModelConfig
+from model.layers import Block, Norm, rotary_table
+
+IGNORE = -100  # target value of positions that carry no loss
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer; its `config` says which family it belongs to."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.rotary_cos: Tensor
+        self.rotary_sin: Tensor
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        learned = config.position == "learned"
+        self.position_embedding = nn.Embedding(config.context_length, config.width) if learned else None
+        self.embedding_norm = Norm(config) if config.embedding_norm else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.final_norm = Norm(config)
+        self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
+        self.residual_scale = nn.Parameter(torch.ones(config.layers)) if config.residual_scalars else None
+        self.embedding_scale = nn.Parameter(torch.zeros(config.layers)) if config.residual_scalars else None
+        if not learned:
+            cos, sin = rotary_table(config)
+            self.register_buffer("rotary_cos", cos, persistent=False)
+            self.register_buffer("rotary_sin", sin, persistent=False)
+        self.initialize()
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Draw fresh weights as the config says; the order of the draws is fixed, so a seed fixes the weights."""
+        config = self.config
+        std = config.init_std or config.width**-0.5
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif "norm" in name:
+                parameter.fill_(1.0)
+            elif name in ("embedding.weight", "position_embedding.weight"):
+                parameter.normal_(std=config.embedding_std)
+            elif name.endswith(("output.weight", "down.weight", "head.weight")):  # what the stream is written with
+                if config.zero_init_projections:
+                    parameter.zero_()
+                else:
+                    parameter.normal_(std=std if name == "head.weight" else std * (2 * config.layers) ** -0.5)
+            elif parameter.ndim == 2:
+                parameter.normal_(std=std)
+        if self.residual_scale is not None and self.embedding_scale is not None:
+            self.residual_scale.fill_(1.0)
+            self.embedding_scale.fill_(0.1)
+
+    def forward(
+        self,
+        ids: Tensor,  # (batch, time) int64
+        targets: Tensor | None = None,  # (batch, time) int64, IGNORE where no loss is wanted
+        cache: KVCache | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Without targets: fp32 logits (batch, time, vocab), of the last position alone with `last_only`.
+
+        With targets: the loss of every position in nats, (batch, time) fp32, zero where the target is IGNORE.
+        Raises ValueError when the sequence, the cached part included, is longer than the context.
+        """
+        hidden = self.hidden(ids, cache)
+        if last_only:
+            hidden = hidden[:, -1:]
+        logits = self.logits(hidden)
+        if targets is None:
+            return logits
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
+        return losses.view(targets.shape)
+
+    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:  # (batch, time) -> (batch, time, width)
+        """The normalised output of the last block."""
+        start = cache.length if cache is not None else 0
+        stop = start + ids.shape[1]
+        if stop > self.config.context_length:
+            raise ValueError(f"{stop} positions do not fit the context of {self.config.context_length}")
+        x = self.embedding(ids)
+        rotary = None
+        if self.position_embedding is not None:
+            x = x + self.position_embedding.weight[start:stop]
+        else:
+            rotary = (self.rotary_cos[start:stop], self.rotary_sin[start:stop])
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        x = first = self.dropout(x)
+        for layer, block in enumerate(self.blocks):
+            if self.residual_scale is not None and self.embedding_scale is not None:
+                x = self.residual_scale[layer] * x + self.embedding_scale[layer] * first
+            x = block(x, rotary, cache)
+        if cache is not None:
+            cache.advance(ids.shape[1])
+        return self.final_norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:  # (batch, time, width) -> (batch, time, vocab) fp32
+        weight = self.embedding.weight if self.head is None else self.head.weight
+        logits = F.linear(hidden, weight).float()
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def parameter_count(self) -> int:
+        """Parameters, a tied head counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def flops_per_token(self) -> int:
+        """Training cost: 6 per matrix weight, plus causal attention over half the context on average.
+
+        Forward and backward together, as PaLM (arXiv 2204.02311, appendix B) counts, with the causal half.
+        """
+        config = self.config
+        matrices = sum(p.numel() for name, p in self.named_parameters() if p.ndim == 2 and "embedding" not in name)
+        if config.tied:
+            matrices += self.embedding.weight.numel()
+        attention = config.layers * config.heads * config.head_size * config.context_length
+        return 6 * matrices + 6 * attention

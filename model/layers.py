@@ -1,0 +1,133 @@
+"""The parts of a decoder block: normalisation, rotary positions, attention, feed-forward."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.cache import KVCache
+from model.config import ModelConfig
+
+
+class Norm(nn.Module):
+    """RMSNorm (arXiv 1910.07467) or LayerNorm, with or without learned gain."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.kind, self.eps, self.shape = config.norm, config.norm_eps, (config.width,)
+        self.weight = nn.Parameter(torch.ones(config.width)) if config.norm_gain else None
+        offset = config.norm == "layer" and config.norm_gain and config.bias
+        self.bias = nn.Parameter(torch.zeros(config.width)) if offset else None
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., width) -> (..., width)
+        if self.kind == "rms":
+            return F.rms_norm(x, self.shape, self.weight, self.eps)
+        return F.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
+
+
+def rotary_table(config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of every position, each (context, head_dim / 2) (RoFormer, arXiv 2104.09864)."""
+    steps = torch.arange(0, config.head_size, 2, dtype=torch.float32) / config.head_size
+    angles = torch.outer(torch.arange(config.context_length, dtype=torch.float32), config.rope_base**-steps)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (x[i], x[i + head_dim/2]), the layout of Hugging Face checkpoints; keeps x's dtype.
+
+    x: (batch, heads, time, head_dim); cos, sin: (time, head_dim / 2).
+    """
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).type_as(x)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped key and value heads."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.heads, self.kv_heads = layer, config.heads, config.key_value_heads
+        self.head_dim, self.dropout = config.head_size, config.dropout
+        self.scale = config.attention_scale or config.head_size**-0.5
+        self.qk_norm, self.eps = config.qk_norm, config.norm_eps
+        self.query = nn.Linear(config.width, self.heads * self.head_dim, bias=config.bias)
+        self.key = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=config.bias)
+        self.value = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=config.bias)
+        self.output = nn.Linear(self.heads * self.head_dim, config.width, bias=config.bias)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: KVCache | None
+    ) -> Tensor:  # (batch, time, width) -> (batch, time, width)
+        batch, time, _ = x.shape
+        query = self.query(x).view(batch, time, self.heads, self.head_dim).transpose(1, 2)
+        key = self.key(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
+        value = self.value(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
+        # query: (batch, heads, time, head_dim); key, value: (batch, kv_heads, time, head_dim)
+        if self.qk_norm:
+            query = F.rms_norm(query, (self.head_dim,), eps=self.eps)
+            key = F.rms_norm(key, (self.head_dim,), eps=self.eps)
+        if rotary is not None:
+            query, key = rotate(query, *rotary), rotate(key, *rotary)
+        past = 0
+        if cache is not None:
+            past = cache.length
+            key, value = cache.append(self.layer, key, value)
+        mixed = F.scaled_dot_product_attention(
+            query.type_as(value),
+            key.type_as(value),
+            value,
+            attn_mask=continuation_mask(past, time, x.device),
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=past == 0,
+            scale=self.scale,
+            enable_gqa=self.kv_heads != self.heads,
+        )
+        return self.output(mixed.transpose(1, 2).reshape(batch, time, -1))
+
+
+def continuation_mask(past: int, time: int, device: torch.device) -> Tensor | None:
+    """Which of `past + time` keys each of `time` new queries may see, (time, past + time) bool.
+
+    None when no explicit mask is needed: at the start of a sequence (plain causal) and for a single new token.
+    """
+    if past == 0 or time == 1:
+        return None
+    return torch.ones(time, past + time, dtype=torch.bool, device=device).tril(diagonal=past)
+
+
+class FeedForward(nn.Module):
+    """Position-wise feed-forward layer: squared ReLU (arXiv 2109.08668), GELU or SwiGLU (arXiv 2002.05202)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.up = nn.Linear(config.width, config.mlp_size, bias=config.bias)
+        gated = config.activation == "swiglu"
+        self.gate = nn.Linear(config.width, config.mlp_size, bias=config.bias) if gated else None
+        self.down = nn.Linear(config.mlp_size, config.width, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, time, width) -> (batch, time, width)
+        if self.gate is not None:
+            return self.down(F.silu(self.gate(x)) * self.up(x))
+        if self.activation == "relu2":
+            return self.down(F.relu(self.up(x)).square())
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each on a normalised copy of the residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = Norm(config)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = Norm(config)
+        self.mlp = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: KVCache | None
+    ) -> Tensor:  # (batch, time, width) -> (batch, time, width)
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))

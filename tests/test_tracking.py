@@ -1,0 +1,110 @@
+"""What a run leaves for its dashboards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import environment, read_metrics, run_train, train_command
+
+from training.tracking import _has_api_key
+
+
+def wandb_records(run: Path) -> list[dict[str, Any]]:
+    """Every record of every W&B file of a run, oldest file first, read by W&B's own inspector."""
+    records = []
+    for path in sorted(run.glob("wandb/offline-run-*/run-*.wandb")):
+        command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(path)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        records += [json.loads(line) for line in output.splitlines()]
+    return records
+
+
+def of_type(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [record[kind] for record in records if record["type"] == kind]
+
+
+def test_offline_wandb_run_holds_everything(project: Path) -> None:
+    offline = {"WANDB_API_KEY": "", "NETRC": str(project / "none"), "HOME": str(project)}
+    run_train(project, "--tracking.wandb", "auto", "--budget.steps", "8", **offline)
+    result = run_train(project, "--tracking.wandb", "auto", "--budget.steps", "12", **offline)
+    assert "W&B offline" in result.stderr and "wandb sync runs/tiny/wandb/offline-run" in result.stderr
+    run = project / "runs" / "tiny"
+    records = wandb_records(run)
+
+    runs = of_type(records, "run")
+    assert len(runs) == 2 and len({item["run_id"] for item in runs}) == 1, "a resumed run is one run"
+    state = json.loads((run / "checkpoints" / "step_00000012" / "state.json").read_text())
+    assert state["wandb_id"] == runs[0]["run_id"]
+    assert runs[0]["config"]["update"]["model"]["layers"] == 2
+
+    metrics = of_type(records, "metric")
+    assert any(item.get("glob_name") == "*" and item.get("step_metric") == "tokens" for item in metrics)
+
+    logged = [item["item"] for item in of_type(records, "history")]
+    expected = read_metrics(run)
+    assert len(logged) == len(expected) == 12
+    for row, item in zip(expected, logged, strict=True):
+        for key, value in row.items():
+            assert item[key] == pytest.approx(value), (row["step"], key)
+        assert item["_step"] == row["step"]
+
+    tables = sorted(run.glob("wandb/offline-run-*/files/media/table/samples_*.json"))
+    rows = [json.loads(table.read_text()) for table in tables]
+    biggest = max(rows, key=lambda table: len(table["data"]))
+    assert biggest["columns"] == ["step", "tokens", "prompt", "text"]
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert [row[0] for row in biggest["data"]] == [sample["step"] for sample in samples] == [6, 8, 12]
+    assert not list((project / ".local").rglob("*")), "nothing of a run belongs in the user's home"
+
+
+def test_training_works_without_wandb(project: Path) -> None:
+    """A module that cannot be imported stands for an uninstalled one."""
+    (project / "shadow" / "wandb").mkdir(parents=True)
+    (project / "shadow" / "wandb" / "__init__.py").write_text("raise ImportError('no wandb here')\n")
+    result = run_train(project, "--tracking.wandb", "auto", PYTHONPATH=str(project / "shadow"))
+    assert "wandb is not installed" in result.stderr
+    assert len(read_metrics(project / "runs" / "tiny")) == 12
+
+
+def test_a_broken_wandb_never_stops_the_run(project: Path) -> None:
+    (project / "shadow" / "wandb").mkdir(parents=True)
+    (project / "shadow" / "wandb" / "__init__.py").write_text("Settings = dict\n")
+    result = run_train(project, "--tracking.wandb", "auto", PYTHONPATH=str(project / "shadow"))
+    assert "did not start" in result.stderr
+    assert len(read_metrics(project / "runs" / "tiny")) == 12
+
+
+def test_online_only_with_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert not _has_api_key()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    assert _has_api_key()
+    (tmp_path / "netrc").write_text("machine elsewhere.org login user password secret\n")
+    assert not _has_api_key()
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert _has_api_key()
+
+
+def test_plain_lines_off_a_terminal(project: Path) -> None:
+    result = run_train(project)
+    assert result.stdout == ""
+    assert "step      1  loss" in result.stderr and "tokens/s  ETA" in result.stderr
+    assert "\x1b[" not in result.stderr
+
+
+def test_wandb_directory_is_not_needed(project: Path) -> None:
+    run_train(project)
+    assert not (project / "runs" / "tiny" / "wandb").exists()
+    shutil.rmtree(project / "runs")
+    subprocess.run(
+        train_command(), cwd=project, env=environment(WANDB_MODE="disabled"), check=True, capture_output=True
+    )
+    assert not (project / "runs" / "tiny" / "wandb").exists()

@@ -1,0 +1,172 @@
+"""Damaged checkpoints, full disks and wrong input: a clear message, exit status 2, nothing lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import PROJECT, environment, make_dataset, run_train
+
+from common.files import read_json, write_json
+from common.runs import Checkpoint, CheckpointError, Run
+from training.checkpoints import prune
+
+
+def newest(project: Path) -> Path:
+    return Run(project / "runs" / "tiny").checkpoints()[-1].path
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def garble(path: Path) -> None:
+    path.write_text("{", encoding="utf-8")
+
+
+DAMAGE = {
+    "truncated weights": lambda c: truncate(c / "model.safetensors"),
+    "flipped bit": lambda c: flip_a_bit(c / "optimizer.safetensors"),
+    "missing file": lambda c: (c / "state.json").unlink(),
+    "missing manifest": lambda c: (c / "manifest.json").unlink(),
+    "unreadable manifest": lambda c: garble(c / "manifest.json"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_every_kind_of_damage_is_noticed(project_template: Path, tmp_path: Path, kind: str) -> None:
+    step = tmp_path / "step_00000001"
+    step.mkdir()
+    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
+        (step / name).write_bytes(bytes(range(200)))
+    from common.files import sha256_of
+
+    files = {file.name: {"bytes": 200, "sha256": sha256_of(file)} for file in step.iterdir()}
+    write_json(step / "manifest.json", {"files": files})
+    Checkpoint(step, 1).verify()
+    DAMAGE[kind](step)
+    with pytest.raises(CheckpointError, match="step_00000001"):
+        Checkpoint(step, 1).verify()
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(project: Path) -> None:
+    run_train(project)
+    truncate(newest(project) / "model.safetensors")
+    result = run_train(project)
+    assert "model.safetensors has" in result.stderr and "falling back" in result.stderr
+    assert "resuming runs/tiny at step 8" in result.stderr
+
+
+def test_no_whole_checkpoint_is_an_error(project: Path) -> None:
+    run_train(project)
+    for checkpoint in Run(project / "runs" / "tiny").checkpoints():
+        truncate(checkpoint.path / "model.safetensors")
+    result = run_train(project, expect=2)
+    assert "no checkpoint of this run is whole" in result.stderr and "delete runs/tiny to start over" in result.stderr
+
+
+def test_full_disk_leaves_the_earlier_checkpoint(project: Path) -> None:
+    """The file-size limit makes every write beyond it fail, as a full disk does."""
+    run_train(project, "--budget.steps", "4")
+    script = (
+        f"import resource, sys; sys.path.insert(0, {str(PROJECT)!r}); import train; from common.cli import run_command\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)); run_command(train.main)"
+    )
+    command = [sys.executable, "-c", script, "tiny.py", "--budget.steps", "8"]
+    result = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True)
+    assert result.returncode == 2, result.stderr
+    assert "could not be written" in result.stderr and "step_00000004 is whole" in result.stderr
+    assert [c.step for c in Run(project / "runs" / "tiny").checkpoints()] == [4]
+    assert "resuming runs/tiny at step 4" in run_train(project, "--budget.steps", "8").stderr
+
+
+def test_keeps_newest_and_best(project: Path) -> None:
+    run_train(project, "--checkpoint.every", "1", "--checkpoint.keep", "2")
+    run = Run(project / "runs" / "tiny")
+    assert [c.step for c in run.checkpoints()] == [11, 12]
+    state = read_json(run.checkpoint_path(11) / "state.json")
+    write_json(run.checkpoint_path(11) / "state.json", {**state, "val_loss": 0.1})
+    prune(run, keep=1)
+    assert [c.step for c in run.checkpoints()] == [11, 12]  # the best one, and the newest
+
+
+def test_missing_data_names_the_command(project: Path) -> None:
+    result = run_train(project, "--data.directory", "data/none", expect=2)
+    assert "python -m data_pipeline configs/data/none.py" in result.stderr
+
+
+def test_data_of_another_vocabulary(project: Path) -> None:
+    result = run_train(project, "--model.vocab-size", "1000", expect=2)
+    assert "--model.vocab-size 320" in result.stderr
+
+
+def test_data_made_with_another_tokenizer(project: Path) -> None:
+    manifest = read_json(project / "data" / "tiny" / "manifest.json")
+    manifest["tokenizer"]["sha256"] = "0" * 64
+    write_json(project / "data" / "tiny" / "manifest.json", manifest)
+    result = run_train(project, expect=2)
+    assert "is not the tokenizer" in result.stderr and "python -m data_pipeline" in result.stderr
+
+
+def test_changed_data_is_refused_on_resume(project: Path) -> None:
+    run_train(project)
+    make_dataset(project / "data" / "tiny", seed=1)
+    result = run_train(project, "--budget.steps", "20", expect=2)
+    assert "has changed since" in result.stderr and "--name" in result.stderr
+
+
+def test_truncated_shard(project: Path) -> None:
+    truncate(project / "data" / "tiny" / "train_00000.bin")
+    assert "train_00000.bin has" in run_train(project, expect=2).stderr
+
+
+def test_changed_architecture_is_refused_on_resume(project: Path) -> None:
+    run_train(project)
+    result = run_train(project, "--model.layers", "3", expect=2)
+    assert "model.layers: 2 -> 3" in result.stderr and "--name" in result.stderr
+
+
+def test_impossible_batch_names_the_nearest(project: Path) -> None:
+    result = run_train(project, "--batch.tokens-per-step", "200", expect=2)
+    assert "--batch.tokens-per-step 128 or 256" in result.stderr
+
+
+def test_mistyped_flag_suggests_the_nearest(project: Path) -> None:
+    result = run_train(project, "--optimizer.lrr", "1", expect=2)
+    assert "--optimizer.lr" in result.stderr
+
+
+def test_mistyped_field_in_the_config_file(project: Path) -> None:
+    text = (project / "tiny.py").read_text().replace("tokens_per_step=", "tokens_per_stepp=")
+    (project / "tiny.py").write_text(text)
+    assert "did you mean 'tokens_per_step'" in run_train(project, expect=2).stderr
+
+
+def test_wrong_type_in_the_config_file(project: Path) -> None:
+    text = (project / "tiny.py").read_text().replace("log_every=1", "log_every='often'")
+    (project / "tiny.py").write_text(text)
+    result = run_train(project, expect=2)
+    assert "config.tracking.log_every = 'often'" in result.stderr and "integer" in result.stderr
+
+
+def test_divergence_stops_before_the_weights_are_touched(project: Path) -> None:
+    result = run_train(project, "--optimizer.lr", "1e30", "--optimizer.grad-clip", "0", expect=2)
+    assert "has diverged" in result.stderr and "--optimizer.lr" in result.stderr
+
+
+def test_no_budget(project: Path) -> None:
+    assert "budget" in run_train(project, "--budget.steps", "None", expect=2).stderr
+
+
+def test_dry_run_writes_nothing(project: Path) -> None:
+    result = run_train(project, "--dry-run", "--data.directory", "data/none")
+    assert "34,820" in result.stderr and "python -m data_pipeline" in result.stderr
+    assert not (project / "runs").exists()

@@ -1,0 +1,156 @@
+"""Schedules, batches, optimizer groups and config files, each by itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.cli import from_dict, load_config, to_dict
+from common.errors import UserError
+from data_pipeline.shards import Dataset, Shard, TokenStream, token_dtype
+from model import Decoder, ModelConfig
+from model.config import gpt2, llama
+from training.batches import Batches
+from training.config import BatchConfig, BudgetConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from training.optimizers import make_optimizer, set_learning_rate
+from training.plan import split_batch
+from training.schedules import Progress, fraction_used, learning_rate_factor
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def test_wsd_schedule_in_closed_form() -> None:
+    schedule = ScheduleConfig(kind="wsd", warmup=0.1, cooldown=0.4, final=0.2)
+    expected = {0.0: 0.0, 0.05: 0.5, 0.1: 1.0, 0.35: 1.0, 0.6: 1.0, 0.8: 0.6, 1.0: 0.2, 1.5: 0.2}
+    for fraction, factor in expected.items():
+        assert learning_rate_factor(schedule, fraction) == pytest.approx(factor)
+
+
+def test_cosine_schedule_in_closed_form() -> None:
+    schedule = ScheduleConfig(kind="cosine", warmup=0.2, final=0.1)
+    for fraction, factor in {0.1: 0.5, 0.2: 1.0, 0.6: 0.55, 1.0: 0.1, 2.0: 0.1}.items():
+        assert learning_rate_factor(schedule, fraction) == pytest.approx(factor)
+
+
+def test_the_nearest_end_of_several_budgets_counts() -> None:
+    budget = BudgetConfig(tokens=1000, steps=10, minutes=1)
+    assert fraction_used(budget, Progress(step=5, tokens=100, seconds=6)) == 0.5
+    assert fraction_used(budget, Progress(step=1, tokens=900, seconds=6)) == 0.9
+    assert fraction_used(budget, Progress(step=1, tokens=100, seconds=60)) == 1.0
+
+
+def make_stream(directory: Path, sizes: list[int]) -> TokenStream:
+    shards, first = [], 0
+    for number, size in enumerate(sizes):
+        path = directory / f"train_{number:05d}.bin"
+        np.arange(first, first + size, dtype="<u2").tofile(path)
+        shards.append(Shard(path, size))
+        first += size
+    return TokenStream(shards, np.dtype("<u2"))
+
+
+def test_stream_reads_across_shards(tmp_path: Path) -> None:
+    stream = make_stream(tmp_path, [10, 1, 7])
+    assert len(stream) == 18
+    for start in range(18):
+        for count in (1, 3, 12, 30):
+            assert stream.read(start, count).tolist() == list(range(start, min(18, start + count)))
+
+
+def test_scoring_windows_predict_every_token_once(tmp_path: Path) -> None:
+    stream = make_stream(tmp_path, [10, 13])
+    windows = stream.scoring_windows(context_length=5, eos_id=99)
+    pairs = [(int(i), int(t)) for number in range(len(windows)) for i, t in zip(*windows[number], strict=True)]
+    assert pairs == [(99, 0)] + [(n - 1, n) for n in range(1, 23)]
+
+
+def test_each_epoch_visits_every_window_once(tmp_path: Path) -> None:
+    batches = Batches(make_stream(tmp_path, [100, 33]), context_length=4, seed=3)
+    n = batches.windows_per_epoch
+    assert n == 33
+    epochs = [[int(batches.window(e * n + i)[0]) for i in range(n)] for e in range(3)]
+    for epoch in epochs:
+        assert Counter(epoch) == Counter(range(0, 132, 4))
+    assert epochs[0] != epochs[1] != epochs[2]
+    again = Batches(make_stream(tmp_path, [100, 33]), context_length=4, seed=3)
+    assert [int(again.window(i)[0]) for i in range(n)] == epochs[0]
+
+
+def test_targets_are_the_next_tokens(tmp_path: Path) -> None:
+    inputs, targets = Batches(make_stream(tmp_path, [100]), context_length=4, seed=0).micro_batch(0, 3)
+    assert torch.equal(inputs + 1, targets) and inputs.shape == (3, 4)
+
+
+def test_data_order_ignores_global_random_state(tmp_path: Path) -> None:
+    stream = make_stream(tmp_path, [200])
+    first = Batches(stream, 4, 0).micro_batch(0, 5)[0]
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    assert torch.equal(Batches(stream, 4, 0).micro_batch(0, 5)[0], first)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_too_little_data(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="less than one window"):
+        Batches(make_stream(tmp_path, [8]), context_length=8, seed=0)
+
+
+def test_dtype_follows_the_vocabulary() -> None:
+    assert token_dtype(65_536) == np.dtype("<u2") and token_dtype(65_537) == np.dtype("<u4")
+
+
+def test_dataset_reads_its_manifest(project: Path) -> None:
+    dataset = Dataset(project / "data" / "tiny")
+    documents = dataset.split("val").documents()
+    assert len(documents) == 20
+    assert int(documents["tokens"].sum()) == len(dataset.split("val"))
+    (project / "data" / "tiny" / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"damaged.*python -m data_pipeline"):
+        Dataset(project / "data" / "tiny")
+
+
+@pytest.mark.parametrize("config", [ModelConfig(), gpt2(), llama()])
+def test_every_parameter_is_in_exactly_one_group(config: ModelConfig) -> None:
+    model = Decoder(replace(config, layers=2, width=64, heads=2, kv_heads=None, vocab_size=50))
+    optimizer = make_optimizer(model, OptimizerConfig(), torch.device("cpu"))
+    counted = Counter(id(p) for group in optimizer.param_groups for p in group["params"])
+    assert set(counted.values()) == {1}
+    assert set(counted) == {id(p) for p in model.parameters()}
+    undecayed = [p for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]]
+    assert all(p.ndim == 1 for p in undecayed)
+
+
+def test_groups_keep_their_ratio_of_rates() -> None:
+    optimizer = make_optimizer(
+        Decoder(ModelConfig(vocab_size=50, layers=1, width=16, heads=1)),
+        OptimizerConfig(lr=1.0, embedding_lr=3.0, scalar_lr=5.0),
+        torch.device("cpu"),
+    )
+    assert set_learning_rate(optimizer, 0.5) == 0.5
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 1.5, 2.5]
+
+
+def test_accumulation_is_derived() -> None:
+    config = RunConfig(batch=BatchConfig(tokens_per_step=65_536, micro_batch_size=8))
+    assert split_batch(config, 1).accumulation == 8
+    assert split_batch(config, 4).accumulation == 2
+    with pytest.raises(UserError, match="49,152 or 73,728"):
+        split_batch(config, 3)
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_every_run_config_loads_and_survives_json(path: Path) -> None:
+    config = load_config(path, RunConfig)
+    assert config.name == path.stem
+    assert from_dict(ModelConfig, to_dict(config)["model"], "test") == config.model
+
+
+def test_saved_config_with_an_unknown_field() -> None:
+    with pytest.raises(UserError, match="did you mean 'layers'"):
+        from_dict(ModelConfig, {"layer": 3}, "config.json")

@@ -1,0 +1,171 @@
+"""A killed run that is started again ends bit for bit where an uninterrupted one ends."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tiny import PROJECT, environment, losses, read_metrics, run_train, train_command
+
+STEPS = "40"  # 640 windows of an epoch of 261: the run crosses two epoch borders
+LONG = ("--budget.steps", STEPS, "--checkpoint.every", "3", "--validation.every", "10")
+
+
+def final_weights(run: Path) -> dict[str, object]:
+    checkpoint = run / "checkpoints" / f"step_{int(STEPS):08d}"
+    return {
+        f"{name}/{key}": value
+        for name in ("model", "optimizer")
+        for key, value in load_file(checkpoint / f"{name}.safetensors").items()
+    }
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert losses(one) == losses(other)
+    left, right = final_weights(one), final_weights(other)
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        assert value.equal(right[key]), key  # type: ignore[attr-defined]
+
+
+def kill_after(project: Path, arguments: tuple[str, ...], lines: int, delay: float, threads: str) -> None:
+    """Start train.py and SIGKILL it once metrics.jsonl has `lines` lines and `delay` seconds have passed."""
+    process = subprocess.Popen(
+        train_command(*arguments),
+        cwd=project,
+        env=environment(OMP_NUM_THREADS=threads),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    metrics = project / "runs" / "tiny" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.is_file() and metrics.read_bytes().count(b"\n") >= lines:
+            time.sleep(delay)
+            break
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_killed_run_equals_uninterrupted_run(project: Path, precision: str) -> None:
+    threads = "2"
+    arguments = (*LONG, "--precision", precision)
+    run_train(project, *arguments, OMP_NUM_THREADS=threads)
+    straight = project / "runs" / "tiny"
+    expected = shutil.move(straight, project / "straight")
+    rng = random.Random(precision)
+    survived = []
+    for lines in (1, rng.randint(5, 12), rng.randint(14, 24), rng.randint(26, 36)):
+        kill_after(project, arguments, lines, rng.uniform(0, 0.05), threads)
+        survived.append(len(read_metrics(straight)) if (straight / "metrics.jsonl").exists() else 0)
+    assert min(survived) < int(STEPS), "no kill came before the end"
+    run_train(project, *arguments, OMP_NUM_THREADS=threads)
+    assert_same_run(Path(expected), straight)
+
+
+KILL_INSIDE_SAVE = """
+import os, signal, sys
+sys.path.insert(0, {project!r})
+import training.checkpoints as checkpoints
+import common.files as files
+
+original = {target}
+count = 0
+def dying(*arguments, **keywords):
+    global count
+    count += 1
+    if count == {count}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments, **keywords)
+{target} = dying
+import train
+train.main(["tiny.py", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "count"),
+    [
+        ("checkpoints.save_file", 5),  # the optimizer file of the second checkpoint
+        ("checkpoints.write_json", 4),  # its manifest, all other files being there
+        ("files.os.rename", 2),  # the rename of a complete one
+    ],
+)
+def test_kill_inside_a_save(project: Path, target: str, count: int) -> None:
+    script = KILL_INSIDE_SAVE.format(project=str(PROJECT), target=target, count=count)
+    result = subprocess.run([sys.executable, "-c", script, *LONG], cwd=project, env=environment(), capture_output=True)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    root = project / "runs" / "tiny" / "checkpoints"
+    assert (root / "step_00000003").is_dir()
+    assert (root / "step_00000006.tmp").is_dir() and not (root / "step_00000006").exists()
+    resumed = run_train(project, *LONG)
+    assert "resuming runs/tiny at step 3" in resumed.stderr
+    assert not list(root.glob("*.tmp"))
+    shutil.move(project / "runs" / "tiny", project / "killed")
+    run_train(project, *LONG)
+    assert_same_run(project / "runs" / "tiny", project / "killed")
+
+
+def test_sigterm_saves_and_a_resumed_run_goes_on_exactly(project: Path) -> None:
+    arguments = (*LONG, "--checkpoint.every", "1000")
+    run_train(project, *arguments)
+    shutil.move(project / "runs" / "tiny", project / "straight")
+    process = subprocess.Popen(train_command(*arguments), cwd=project, env=environment(), stderr=subprocess.DEVNULL)
+    metrics = project / "runs" / "tiny" / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+    stopped_at = read_metrics(project / "runs" / "tiny")[-1]["step"]
+    assert (project / "runs" / "tiny" / "checkpoints" / f"step_{stopped_at:08d}").is_dir()
+    run_train(project, *arguments)
+    if stopped_at < int(STEPS):  # the stop itself was validated, which the straight run did not do there
+        straight = {row[0]: row[:5] for row in losses(project / "straight")}
+        assert {row[0]: row[:5] for row in losses(project / "runs" / "tiny")} == straight
+    left, right = final_weights(project / "straight"), final_weights(project / "runs" / "tiny")
+    assert all(value.equal(right[key]) for key, value in left.items())  # type: ignore[attr-defined]
+
+
+def test_a_finished_run_does_no_work(project: Path) -> None:
+    run_train(project)
+    before = (project / "runs" / "tiny" / "metrics.jsonl").read_bytes()
+    assert "nothing to do" in run_train(project).stderr
+    assert (project / "runs" / "tiny" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_torn_last_line_is_dropped(project: Path) -> None:
+    run_train(project, "--budget.steps", "8")
+    metrics = project / "runs" / "tiny" / "metrics.jsonl"
+    with metrics.open("a", encoding="utf-8") as file:
+        file.write('{"step": 9, "train/lo')
+    run_train(project, "--budget.steps", "12")
+    assert [row["step"] for row in read_metrics(project / "runs" / "tiny")] == list(range(1, 13))
+
+
+def test_fp16_scaler_state_survives(project: Path) -> None:
+    arguments = ("--precision", "fp16", "--budget.steps", "12", "--validation.every", "100")
+    run_train(project, *arguments)
+    straight = losses(project / "runs" / "tiny")
+    shutil.rmtree(project / "runs")
+    kill_after(project, arguments, 6, 0.0, "1")
+    run_train(project, *arguments)
+    assert losses(project / "runs" / "tiny") == straight
+
+
+def test_batch_split_may_change_on_resume(project: Path) -> None:
+    run_train(project, "--budget.steps", "8", "--model.dropout", "0")
+    half = ("--budget.tokens", "8192", "--batch.tokens-per-step", "1024", "--model.dropout", "0")
+    run_train(project, *half)
+    rows = read_metrics(project / "runs" / "tiny")
+    assert [row["tokens"] for row in rows[-5:]] == [4096, 5120, 6144, 7168, 8192]

@@ -1,0 +1,143 @@
+"""A curated dataset and a config small enough to train in seconds; what the training tests stand on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+
+from common.files import sha256_of, write_json
+from data_pipeline.shards import INDEX_DTYPE
+from data_pipeline.tokenizer import Tokenizer
+
+PROJECT = Path(__file__).resolve().parent.parent
+WORDS = "the model reads a small text and learns which word comes next in every short line of it".split()
+VOCAB_SIZE = 320
+
+CONFIG = """
+from model.config import ModelConfig
+from training.config import *
+
+config = RunConfig(
+    name="tiny",
+    model=ModelConfig(vocab_size=320, context_length=32, layers=2, width=32, heads=2, dropout=0.1),
+    data=DataConfig(directory="data/tiny"),
+    batch=BatchConfig(tokens_per_step=512, micro_batch_size=4),
+    budget=BudgetConfig(steps=12),
+    validation=ValidationConfig(every=6, prompts=("the ",), sample_tokens=8),
+    checkpoint=CheckpointConfig(every=4),
+    tracking=TrackingConfig(log_every=1, wandb="off"),
+    precision="fp32",
+    device="cpu",
+)
+"""
+
+
+def make_dataset(directory: Path, documents: int = 200, seed: int = 0) -> Path:
+    """Write a whole dataset of made-up sentences, in two sources, in the contract's format."""
+    directory.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(seed)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(5, 40))) + ".\n" for _ in range(documents)]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=VOCAB_SIZE,
+        byte_fallback=True,
+        character_coverage=0.9999,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        hard_vocab_limit=False,
+        pad_id=-1,
+        minloglevel=2,
+    )
+    (directory / "tokenizer.model").write_bytes(model.getvalue())
+    tokenizer = Tokenizer(directory / "tokenizer.model")
+    splits: dict[str, Any] = {}
+    for split, chosen in (("train", texts[:-20]), ("val", texts[-20:])):
+        ids, rows = [], []
+        for number, text in enumerate(chosen):
+            encoded = [*tokenizer.encode(text), tokenizer.eos_id]
+            rows.append((len(ids), len(encoded), len(text.encode()), number % 2))
+            ids += encoded
+        file = directory / f"{split}_00000.bin"
+        np.array(ids, "<u2").tofile(file)
+        np.save(file.with_suffix(".index.npy"), np.array(rows, INDEX_DTYPE))
+        text_bytes = sum(len(text.encode()) for text in chosen)
+        splits[split] = {
+            "tokens": len(ids),
+            "bytes": text_bytes,
+            "documents": len(chosen),
+            "shards": [{"file": file.name, "tokens": len(ids), "sha256": sha256_of(file)}],
+        }
+    write_json(
+        directory / "manifest.json",
+        {
+            "name": directory.name,
+            "dtype": "<u2",
+            "vocab_size": tokenizer.vocab_size,
+            "eos_id": tokenizer.eos_id,
+            "tokenizer": {"kind": "sentencepiece", "file": "tokenizer.model", "sha256": tokenizer.sha256},
+            "sources": [{"name": "first", "licence": "none"}, {"name": "second", "licence": "none"}],
+            "splits": splits,
+            "fingerprint": hashlib.sha256(json.dumps(splits).encode()).hexdigest(),
+        },
+    )
+    return directory
+
+
+def make_project(directory: Path) -> Path:
+    """A working directory with `data/tiny` and `tiny.py`, in which train.py can be run."""
+    make_dataset(directory / "data" / "tiny")
+    (directory / "tiny.py").write_text(CONFIG, encoding="utf-8")
+    return directory
+
+
+def train_command(*arguments: str, processes: int = 1) -> list[str]:
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [*launcher, str(PROJECT / "train.py"), "tiny.py", *arguments]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "", **extra}
+
+
+def run_train(
+    directory: Path, *arguments: str, processes: int = 1, expect: int = 0, **extra: str
+) -> subprocess.CompletedProcess[str]:
+    """Run train.py in `directory` and check its exit status."""
+    result = subprocess.run(
+        train_command(*arguments, processes=processes),
+        cwd=directory,
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == expect, result.stdout + result.stderr
+    return result
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def losses(run: Path) -> list[tuple[Any, ...]]:
+    """Everything in metrics.jsonl that must not depend on when the run was interrupted."""
+    return [
+        (row["step"], row["tokens"], row["train/loss"], row["lr"], row["grad_norm"], row.get("val/loss"))
+        for row in read_metrics(run)
+    ]

@@ -1,0 +1,1 @@
+"""Batches, optimizers, schedules, the loop, checkpoints, distribution and tracking."""

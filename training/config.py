@@ -1,0 +1,134 @@
+"""Everything a run is made from; a file in `configs/` builds one `RunConfig`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from model.config import ModelConfig
+from model.device import DeviceName, PrecisionName
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which curated data to train on."""
+
+    directory: str = "data/mini"
+    """Directory made by `python -m data_pipeline`."""
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How many tokens one optimizer step sees; gradient accumulation follows from it."""
+
+    tokens_per_step: int = 65_536
+    """Tokens per optimizer step over all processes."""
+    micro_batch_size: int = 8
+    """Sequences that one process holds at a time; lower it when memory runs out."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (arXiv 1711.05101)."""
+
+    lr: float = 2e-3
+    """Peak learning rate of the weight matrices in the blocks."""
+    embedding_lr: float = 2e-3
+    """Peak learning rate of embeddings and head."""
+    scalar_lr: float = 2e-3
+    """Peak learning rate of gains, biases and residual scalars."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of matrices and embeddings; gains, biases and scalars have none."""
+    beta1: float = 0.9
+    """Decay of the running mean of gradients."""
+    beta2: float = 0.95
+    """Decay of the running mean of squared gradients."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+    grad_clip: float = 1.0
+    """Largest gradient norm; 0 turns clipping off."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate as a function of the fraction of the budget that is used."""
+
+    kind: Literal["cosine", "wsd"] = "wsd"
+    """Cosine decay, or warm-up, stable, linear decay (arXiv 2404.06395)."""
+    warmup: float = 0.02
+    """Fraction of the budget over which the rate rises from zero."""
+    cooldown: float = 0.5
+    """Fraction of the budget over which `wsd` decays at the end."""
+    final: float = 0.05
+    """Rate at the end, as a fraction of the peak."""
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """When a run stops: at the first of these that is reached. One given on the command line replaces them all."""
+
+    tokens: int | None = None
+    """Stop after this many tokens."""
+    steps: int | None = None
+    """Stop after this many optimizer steps."""
+    minutes: float | None = None
+    """Stop after this much wall time, over all resumptions."""
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """When the whole validation split is scored and samples are written."""
+
+    every: int = 250
+    """Steps between validations; the last step is always validated."""
+    prompts: tuple[str, ...] = ("The history of", "def ")
+    """Prompts continued at every validation."""
+    sample_tokens: int = 64
+    """Tokens generated for each prompt; 0 turns samples off."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When and how many checkpoints are written; a new best validation loss and the end always write one."""
+
+    every: int | None = 500
+    """Steps between checkpoints."""
+    minutes: float | None = None
+    """Minutes between checkpoints."""
+    keep: int = 2
+    """Newest checkpoints kept; the best one is kept beside them."""
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """What is logged, and where to; metrics.jsonl is always written."""
+
+    log_every: int = 10
+    """Steps between logged steps."""
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    """Weights & Biases: "auto" is online when an API key is set up, offline when not."""
+    wandb_project: str = "mini-gpt"
+    """Project that runs appear in."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    name: str = "run"
+    """The run lives in runs/NAME; the same command again resumes it."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 0
+    """Fixes the initial weights, the order of the data and dropout."""
+    precision: PrecisionName = "auto"
+    """Number format of matrix products; "auto" takes the fastest that the device has instructions for."""
+    device: DeviceName = "auto"
+    """Where to run; "auto" prefers CUDA, then MPS, then the CPU."""

@@ -1,0 +1,149 @@
+"""What happens around the optimizer steps: validation, samples, logging, checkpoints, and requests to stop."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import asdict, dataclass
+from types import FrameType
+from typing import Any
+
+from common.errors import UserError
+from inference.generation import SamplingOptions, generate
+from training.checkpoints import capture_random_state, prune, save_checkpoint
+from training.console import ProgressDisplay
+from training.job import Job
+from training.schedules import fraction_used
+from training.tracking import Tracker
+from training.validation import ValidationResult, validate
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the loop knows of an optimizer step it has just taken."""
+
+    loss: float  # mean over the step's tokens, nats
+    lr: float
+    grad_norm: float  # before clipping
+    seconds: float
+
+
+class TrainingDiverged(UserError):
+    """The loss or its gradients are no longer finite."""
+
+    def __init__(self, job: Job, grad_norm: float) -> None:
+        checkpoints = job.run.checkpoints()
+        back = f"the newest checkpoint is {checkpoints[-1].path}" if checkpoints else "there is no checkpoint yet"
+        super().__init__(
+            f"gradient norm {grad_norm} at step {job.progress.step + 1}: training has diverged ({back}). Lower "
+            "--optimizer.lr, lengthen --schedule.warmup, or try --precision fp32"
+        )
+
+
+class StopRequest:
+    """Becomes true on SIGTERM or the first Ctrl-C, so that the loop ends after its step with a checkpoint."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+        signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class Journal:
+    """Keeps the record of one process's run; only the main process has a tracker and a display."""
+
+    def __init__(
+        self, tracker: Tracker | None, display: ProgressDisplay | None, state: dict[str, Any], seconds: float
+    ) -> None:
+        """`state` is that of the checkpoint the run resumes from, or empty."""
+        self.tracker, self.display = tracker, display
+        self.stop = StopRequest()
+        self.best_loss: float | None = state.get("best_val_loss")
+        self.wandb_id = tracker.wandb_id if tracker else None
+        self._saved_at = seconds
+        self._step_seconds: list[float] = []  # of the steps since the last logged one
+
+    @property
+    def stop_requested(self) -> bool:
+        return self.stop.asked
+
+    def after_step(self, job: Job, step: Step, finished: bool) -> None:
+        """Validate, log and save whatever is due after this step, in this order."""
+        number, config = job.progress.step, job.config
+        self._step_seconds.append(step.seconds)
+        result = validate_job(job) if finished or number % config.validation.every == 0 else None
+        improved = result is not None and (self.best_loss is None or result.loss < self.best_loss)
+        if result is not None and improved:
+            self.best_loss = result.loss
+        if result is not None or number == 1 or number % config.tracking.log_every == 0:
+            self._log(job, step, result)
+        every, minutes = config.checkpoint.every, config.checkpoint.minutes
+        on_step = every is not None and number % every == 0
+        on_time = minutes is not None and job.progress.seconds - self._saved_at >= 60 * minutes
+        if finished or improved or on_step or on_time:
+            self._save(job, result)
+
+    def _log(self, job: Job, step: Step, result: ValidationResult | None) -> None:
+        tokens_per_second = job.split.tokens_per_step * len(self._step_seconds) / sum(self._step_seconds)
+        self._step_seconds = []
+        row: dict[str, Any] = {
+            "step": job.progress.step,
+            "tokens": job.progress.tokens,
+            "seconds": round(job.progress.seconds, 3),
+            "train/loss": step.loss,
+            "lr": step.lr,
+            "grad_norm": step.grad_norm,
+            "tokens_per_second": round(tokens_per_second, 1),
+        }
+        if result is not None:
+            row |= result.to_metrics()
+        samples = self._samples(job) if result is not None and self.tracker else []
+        if self.tracker:
+            self.tracker.log(row, samples)
+        if self.display:
+            fraction = fraction_used(job.config.budget, job.progress)
+            self.display.update(row, fraction, job.progress.seconds * (1 - fraction) / fraction)
+            for sample in samples:
+                self.display.note(f"      {sample['prompt']!r} -> {sample['text']!r}")
+
+    def _samples(self, job: Job) -> list[dict[str, Any]]:
+        """One continuation of every configured prompt."""
+        length = min(job.config.validation.sample_tokens, job.config.model.context_length)
+        if length < 1:
+            return []
+        options = SamplingOptions(max_new_tokens=length, temperature=0.8, top_k=50, seed=job.config.seed)
+        rows = []
+        for prompt in job.config.validation.prompts:
+            with job.precision.autocast(job.device):
+                completion = generate(job.model, job.tokenizer, prompt, options)[0]
+            rows.append(
+                {"step": job.progress.step, "tokens": job.progress.tokens, "prompt": prompt, "text": completion.text}
+            )
+        return rows
+
+    def _save(self, job: Job, result: ValidationResult | None) -> None:
+        self._saved_at = job.progress.seconds
+        random_states = job.world.gather(capture_random_state(job.device))
+        if self.tracker:
+            self.tracker.sync()
+            state = {
+                **asdict(job.progress),
+                "val_loss": result.loss if result else None,
+                "best_val_loss": self.best_loss,
+                "tokenizer_sha256": job.tokenizer.sha256,
+                "data_fingerprint": job.dataset.fingerprint,
+                "scaler": job.scaler.state_dict(),
+                "wandb_id": self.wandb_id,
+                "world_size": job.world.size,
+            }
+            save_checkpoint(job.run, job.model, job.optimizer, state, random_states)
+            prune(job.run, job.config.checkpoint.keep)
+        job.world.barrier()
+
+
+def validate_job(job: Job) -> ValidationResult:
+    return validate(job.model, job.dataset, job.world, job.device, job.precision, job.split.micro_batch)

@@ -1,0 +1,80 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from model.decoder import IGNORE
+from training.job import Job
+from training.journal import Journal, Step, TrainingDiverged
+from training.optimizers import set_learning_rate
+from training.schedules import fraction_used, learning_rate_factor
+
+
+def train(job: Job, journal: Journal) -> None:
+    """Take optimizer steps until the budget is used or a stop was asked for; both end with a checkpoint."""
+    config, world, split = job.config, job.world, job.split
+    network = DistributedDataParallel(job.model, broadcast_buffers=False) if world.size > 1 else job.model
+    job.model.train()
+    started = time.monotonic() - job.progress.seconds
+    finished = fraction_used(config.budget, job.progress) >= 1
+    while not finished:
+        step_started = time.monotonic()
+        ahead = job.progress.after(split.tokens_per_step, split.windows_per_step)
+        factor = learning_rate_factor(config.schedule, fraction_used(config.budget, ahead))
+        lr = set_learning_rate(job.optimizer, factor)
+
+        loss_sum, tokens = accumulate_gradients(job, network)
+        job.scaler.unscale_(job.optimizer)
+        grad_norm = nn.utils.clip_grad_norm_(job.model.parameters(), config.optimizer.grad_clip or math.inf).item()
+        if not math.isfinite(grad_norm) and not job.scaler.is_enabled():
+            # Every process sees the same averaged gradients, so all stop here, before the weights are touched.
+            raise TrainingDiverged(job, grad_norm)
+        job.scaler.step(job.optimizer)
+        job.scaler.update()
+        job.optimizer.zero_grad(set_to_none=True)
+
+        # One exchange a step: the loss, and what all processes must agree on, the clock and a request to stop.
+        now = time.monotonic()
+        loss_sum, elapsed, stops = world.sum([loss_sum, now - started, journal.stop_requested], job.device)
+        job.progress = replace(ahead, seconds=elapsed / world.size)
+        finished = fraction_used(config.budget, job.progress) >= 1 or stops > 0
+        journal.after_step(job, Step(loss_sum / tokens, lr, grad_norm, now - step_started), finished)
+
+
+def accumulate_gradients(job: Job, network: nn.Module) -> tuple[float, int]:
+    """Gradients of the mean loss over all tokens of the step, on every process.
+
+    Returns this process's summed loss and the step's number of tokens over all processes.
+    """
+    split, world = job.split, job.world
+    mine = range(world.rank, split.accumulation * world.size, world.size)
+    micro_batches = [
+        job.batches.micro_batch(job.progress.windows + number * split.micro_batch, split.micro_batch) for number in mine
+    ]
+    counted = sum(int((targets != IGNORE).sum()) for _, targets in micro_batches)
+    (tokens,) = world.sum([counted], job.device)
+    loss_sum = torch.zeros((), device=job.device)
+    for number, (inputs, targets) in enumerate(micro_batches):
+        # Gradients are exchanged once a step, during the last backward pass.
+        last = number == split.accumulation - 1
+        with nullcontext() if last else without_exchange(network):
+            with job.precision.autocast(job.device):
+                losses = network(inputs.to(job.device), targets.to(job.device))
+            loss = losses.sum()
+            # DistributedDataParallel averages over processes; the mean over all tokens of the step is wanted.
+            job.scaler.scale(loss * (world.size / tokens)).backward()
+        loss_sum += loss.detach()
+    return loss_sum.item(), int(tokens)
+
+
+def without_exchange(network: nn.Module) -> AbstractContextManager[None]:
+    """Keep the gradients of this forward and backward pass on this process."""
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()

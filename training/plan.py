@@ -1,0 +1,179 @@
+"""What a run will do, worked out and shown before it starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from common.errors import UserError
+from common.runs import RUNS_ROOT
+from data_pipeline.shards import Dataset
+from model import Decoder
+from model.config import ModelConfig
+from model.device import Precision
+from training.config import RunConfig
+from training.schedules import check_budget
+
+# Fraction of a plain matrix product's speed that whole training steps reach, for the time estimate only.
+TYPICAL_EFFICIENCY = 0.45
+
+
+@dataclass(frozen=True)
+class BatchSplit:
+    """tokens_per_step = world * accumulation * micro_batch * context."""
+
+    context: int
+    micro_batch: int  # sequences in one forward pass of one process
+    accumulation: int  # forward passes of each process per optimizer step
+    world: int  # processes
+
+    @property
+    def windows_per_step(self) -> int:
+        return self.micro_batch * self.accumulation * self.world
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.windows_per_step * self.context
+
+
+def split_batch(config: RunConfig, world_size: int) -> BatchSplit:
+    """Derive gradient accumulation from the tokens per step that the user set.
+
+    Raises:
+        UserError: it does not come out even; the message names the nearest values that do.
+    """
+    context, micro, wanted = config.model.context_length, config.batch.micro_batch_size, config.batch.tokens_per_step
+    if micro < 1 or wanted < 1:
+        raise UserError("batch.micro_batch_size and batch.tokens_per_step must be at least 1")
+    unit = context * micro * world_size
+    accumulation, rest = divmod(wanted, unit)
+    if rest or accumulation < 1:
+        legal = [f"{unit * n:,}" for n in (accumulation, accumulation + 1) if n]
+        smaller = [m for m in range(micro, 0, -1) if wanted % (context * m * world_size) == 0]
+        or_micro = f", or --batch.micro-batch-size {smaller[0]}" if smaller else ""
+        raise UserError(
+            f"batch.tokens_per_step {wanted:,} cannot be split into micro-batches of {micro} sequences x {context} "
+            f"tokens on {world_size} process(es), {unit:,} tokens together; "
+            f"nearest legal: --batch.tokens-per-step {' or '.join(legal)}{or_micro}"
+        )
+    return BatchSplit(context, micro, accumulation, world_size)
+
+
+def check_data(config: RunConfig, dataset: Dataset) -> None:
+    """Raises UserError when the data was made for another vocabulary than the model has."""
+    if dataset.vocab_size != config.model.vocab_size:
+        raise UserError(
+            f"{dataset.directory} was made with a tokenizer of {dataset.vocab_size:,} ids, the model has "
+            f"{config.model.vocab_size:,}; set --model.vocab-size {dataset.vocab_size}, or make matching data with: "
+            f"{dataset.recipe_command()}"
+        )
+
+
+def print_plan(
+    config: RunConfig, split: BatchSplit, device: torch.device, precision: Precision, console: Console
+) -> None:
+    """One table: device, precision and why, size, cost, how the batch is split, memory, time, data and place."""
+    check_budget(config.budget)
+    with torch.device("meta"):
+        model = Decoder(config.model)
+    parameters, flops = model.parameter_count(), model.flops_per_token()
+    table = Table(show_header=False, title=f"run {config.name}", title_justify="left")
+    rows = {
+        "device": f"{describe_device(device)}, {split.world} process(es)",
+        "precision": f"{precision.name}: {precision.reason}",
+        "parameters": f"{parameters:,} ({parameters - model.embedding.weight.numel():,} without the embedding)",
+        "FLOPs per token": f"{flops:,}",
+        "tokens per step": f"{split.tokens_per_step:,} = {split.world} process(es) x {split.accumulation} accumulation "
+        f"x {split.micro_batch} sequences x {split.context} tokens",
+        "memory": f"about {estimate_memory(config.model, parameters, split, precision) / 2**30:.1f} GiB a process",
+        "budget": describe_budget(config),
+        "time": estimate_time(config, flops, split, device, precision),
+        "data": describe_data(config),
+        "place": str(RUNS_ROOT / config.name),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+
+
+def describe_device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
+
+
+def describe_budget(config: RunConfig) -> str:
+    budget = config.budget
+    parts = [
+        f"{budget.tokens:,} tokens" if budget.tokens else "",
+        f"{budget.steps:,} steps" if budget.steps else "",
+        f"{budget.minutes:g} minutes" if budget.minutes else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def describe_data(config: RunConfig) -> str:
+    try:
+        dataset = Dataset(config.data.directory)
+    except UserError as error:
+        return str(error)
+    check_data(config, dataset)
+    counts = {name: int(split["tokens"]) for name, split in dataset.manifest["splits"].items()}
+    return f"{dataset.directory}: " + ", ".join(f"{tokens:,} tokens {name}" for name, tokens in counts.items())
+
+
+def estimate_memory(config: ModelConfig, parameters: int, split: BatchSplit, precision: Precision) -> int:
+    """Bytes of one process: weights, gradients and AdamW state in fp32, and what backward needs of a micro-batch."""
+    width = 4 if precision.name == "fp32" else 2  # bytes of a saved matrix input
+    tokens = split.micro_batch * split.context
+    # A block saves its fp32 stream and norms, the attention inputs and outputs, and the feed-forward hidden layer.
+    per_block = config.width * (16 + 10 * width) + config.mlp_size * 3 * width
+    logits = config.vocab_size * (width + 12)
+    return parameters * 16 + tokens * (config.layers * per_block + logits)
+
+
+def estimate_time(
+    config: RunConfig, flops_per_token: int, split: BatchSplit, device: torch.device, precision: Precision
+) -> str:
+    """From the speed of a matrix product measured here and now; a budget in minutes bounds it."""
+    speed = measure_matmul(device, precision.dtype)
+    tokens_per_second = TYPICAL_EFFICIENCY * speed * split.world / flops_per_token
+    budget = config.budget
+    hours = [
+        budget.minutes / 60 if budget.minutes else None,
+        budget.tokens / tokens_per_second / 3600 if budget.tokens else None,
+        budget.steps * split.tokens_per_step / tokens_per_second / 3600 if budget.steps else None,
+    ]
+    seconds = 3600 * min(value for value in hours if value is not None)
+    return (
+        f"about {format_duration(seconds)}, at about {tokens_per_second:,.0f} tokens/s "
+        f"({TYPICAL_EFFICIENCY:.0%} of {speed / 1e9:,.0f} GFLOP/s measured in a matrix product)"
+    )
+
+
+def measure_matmul(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.2) -> float:
+    """FLOP/s of square matrix products in `dtype`."""
+    a = torch.randn(size, size, device=device).to(dtype)
+
+    def run(repeats: int) -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            product = a @ a
+        product[0, 0].item()  # waits for the device
+        return time.perf_counter() - start
+
+    run(3)
+    repeats = max(1, int(seconds / max(run(2) / 2, 1e-6)))
+    return 2 * size**3 * repeats / run(repeats)
+
+
+def format_duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

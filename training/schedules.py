@@ -1,0 +1,60 @@
+"""How much of the budget is used, and the learning rate that follows from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+from common.errors import UserError
+from training.config import BudgetConfig, ScheduleConfig
+
+
+@dataclass
+class Progress:
+    """How far a run has come; saved with every checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    windows: int = 0  # training windows consumed, over all epochs and processes
+    seconds: float = 0.0  # wall time of training, over all resumptions
+
+    def after(self, tokens: int, windows: int) -> Progress:
+        """Where one more optimizer step over so many tokens leads, the time aside."""
+        return Progress(self.step + 1, self.tokens + tokens, self.windows + windows, self.seconds)
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def check_budget(budget: BudgetConfig) -> None:
+    """Raises UserError when the budget is missing or not positive."""
+    given = {name: value for name, value in asdict(budget).items() if value is not None}
+    if not given:
+        raise UserError("the run has no budget; set one of --budget.tokens, --budget.steps, --budget.minutes")
+    for name, value in given.items():
+        if value <= 0:
+            raise UserError(f"budget.{name} must be positive, not {value}")
+
+
+def fraction_used(budget: BudgetConfig, progress: Progress) -> float:
+    """The used fraction of whichever budget is closest to its end; 1 and more mean that the run is over."""
+    fractions = []
+    if budget.tokens is not None:
+        fractions.append(progress.tokens / budget.tokens)
+    if budget.steps is not None:
+        fractions.append(progress.step / budget.steps)
+    if budget.minutes is not None:
+        fractions.append(progress.seconds / (60 * budget.minutes))
+    return max(fractions)
+
+
+def learning_rate_factor(schedule: ScheduleConfig, fraction: float) -> float:
+    """Factor on the peak learning rate when `fraction` of the budget is used, the step about to be taken included."""
+    fraction = min(fraction, 1.0)
+    if fraction < schedule.warmup:
+        return fraction / schedule.warmup
+    if schedule.kind == "cosine":
+        position = (fraction - schedule.warmup) / max(1e-9, 1 - schedule.warmup)
+        return schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * position))
+    left = (1 - fraction) / max(1e-9, schedule.cooldown)
+    return min(1.0, schedule.final + (1 - schedule.final) * left)
