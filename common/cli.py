@@ -93,10 +93,10 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str) -> T:
         raise UserError(f"{where}: {_explain(error)}") from error
 
 
-def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Run a command's `main` on `sys.argv`; a user error is printed and ends the process with status 2."""
+def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command's `main` on `argv` (by default the process's own); a user error ends it with status 2."""
     try:
-        main(sys.argv[1:])
+        main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # once on each machine
             print(f"error: {error}", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ document; `train_00000.documents.jsonl` has its provenance, a line a document in
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
-from common.files import read_json
+from common.files import atomic_write, read_json, sha256_of
 
 INDEX_DTYPE = np.dtype(
     [
@@ -124,6 +125,10 @@ class TokenStream:
             start += take
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
 
+    def scoring_windows(self, context_length: int, eos_id: int) -> Windows:
+        """Windows that predict every token of the stream exactly once; the first token is given `eos_id` as context."""
+        return Windows(self, context_length, eos_id)
+
     def documents(self) -> np.ndarray:
         """The index of every shard, (documents,) of `INDEX_DTYPE`, with `start` counted over the whole stream."""
         tables = []
@@ -132,3 +137,72 @@ class TokenStream:
             table["start"] += np.uint64(first)
             tables.append(table)
         return np.concatenate(tables) if tables else np.empty(0, INDEX_DTYPE)
+
+
+class Windows:
+    """Disjoint windows over a whole stream, for scoring it: `windows[i]` is (inputs, targets), each (time,) int64.
+
+    The last window may be shorter than the others.
+    """
+
+    def __init__(self, stream: TokenStream, context_length: int, eos_id: int) -> None:
+        self.stream, self.context_length, self.eos_id = stream, context_length, eos_id
+
+    def __len__(self) -> int:
+        return -(-len(self.stream) // self.context_length)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        start = number * self.context_length
+        targets = self.stream.read(start, self.context_length)
+        before = self.stream.read(start - 1, 1) if start else np.array([self.eos_id], np.int64)
+        return np.concatenate([before, targets[:-1]]), targets
+
+
+class ShardWriter:
+    """Writes one token shard with its index and provenance. Nothing appears before `close`."""
+
+    def __init__(self, directory: Path, name: str, dtype: np.dtype) -> None:
+        """`name` is such as "train_00000"."""
+        self.directory = directory
+        self.name = name
+        self.dtype = dtype
+        self.tokens = 0
+        self._parts: list[np.ndarray] = []
+        self._index: list[tuple[int, int, int, int]] = []
+        self._provenance: list[str] = []
+
+    def add(self, ids: np.ndarray, byte_count: int, source: int, provenance: dict[str, str]) -> None:
+        """Append a document.
+
+        Args:
+            ids: its token ids with the end-of-text id, (tokens,).
+            byte_count: bytes of its text in UTF-8.
+            source: position in the manifest's `sources`.
+            provenance: what `<name>.documents.jsonl` says of it.
+        """
+        self._parts.append(ids.astype(self.dtype, copy=False))
+        self._index.append((self.tokens, len(ids), byte_count, source))
+        self._provenance.append(json.dumps(provenance, ensure_ascii=False))
+        self.tokens += len(ids)
+
+    def close(self) -> dict[str, str]:
+        """Write the three files whole; returns the sha256 of each by its name."""
+        paths = [self.directory / f"{self.name}{end}" for end in (".bin", ".index.npy", ".documents.jsonl")]
+        with atomic_write(paths[0], "wb") as file:
+            for part in self._parts:
+                file.write(part.tobytes())
+        with atomic_write(paths[1], "wb") as file:
+            np.save(file, np.array(self._index, INDEX_DTYPE))
+        with atomic_write(paths[2]) as file:
+            file.writelines(line + "\n" for line in self._provenance)
+        return {path.name: sha256_of(path) for path in paths}
+
+    def by_source(self) -> dict[str, dict[str, int]]:
+        """Documents, bytes and tokens of every source in the shard."""
+        totals: dict[str, dict[str, int]] = {}
+        for _, tokens, size, source in self._index:
+            entry = totals.setdefault(str(source), {"documents": 0, "bytes": 0, "tokens": 0})
+            entry["documents"] += 1
+            entry["bytes"] += size
+            entry["tokens"] += tokens
+        return totals

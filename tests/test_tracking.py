@@ -30,7 +30,7 @@ def of_type(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 
 def test_offline_wandb_run_holds_everything(project: Path) -> None:
-    offline = {"WANDB_API_KEY": "", "NETRC": str(project / "none"), "HOME": str(project)}
+    offline = {"NETRC": str(project / "none"), "HOME": str(project)}
     run_train(project, "--tracking.wandb", "auto", "--budget.steps", "8", **offline)
     result = run_train(project, "--tracking.wandb", "auto", "--budget.steps", "12", **offline)
     assert "W&B offline" in result.stderr and "wandb sync runs/tiny/wandb/offline-run" in result.stderr

@@ -168,5 +168,5 @@ def test_no_budget(project: Path) -> None:
 
 def test_dry_run_writes_nothing(project: Path) -> None:
     result = run_train(project, "--dry-run", "--data.directory", "data/none")
-    assert "34,820" in result.stderr and "python -m data_pipeline" in result.stderr
+    assert "34,820" in result.stderr and "no curated data in" in result.stderr
     assert not (project / "runs").exists()

@@ -154,11 +154,11 @@ def test_a_torn_last_line_is_dropped(project: Path) -> None:
 
 
 def test_fp16_scaler_state_survives(project: Path) -> None:
-    arguments = ("--precision", "fp16", "--budget.steps", "12", "--validation.every", "100")
+    arguments = ("--precision", "fp16", "--budget.steps", "8", "--batch.tokens-per-step", "128", "--checkpoint.every", "2")
     run_train(project, *arguments)
     straight = losses(project / "runs" / "tiny")
     shutil.rmtree(project / "runs")
-    kill_after(project, arguments, 6, 0.0, "1")
+    kill_after(project, arguments, 3, 0.0, "1")
     run_train(project, *arguments)
     assert losses(project / "runs" / "tiny") == straight
 

@@ -44,8 +44,12 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.asked = False
-        signal.signal(signal.SIGTERM, self._ask)
-        signal.signal(signal.SIGINT, self._ask)
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def close(self) -> None:
+        """Give the signals back to whoever handled them before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
@@ -57,11 +61,15 @@ class Journal:
     """Keeps the record of one process's run; only the main process has a tracker and a display."""
 
     def __init__(
-        self, tracker: Tracker | None, display: ProgressDisplay | None, state: dict[str, Any], seconds: float
+        self,
+        tracker: Tracker | None,
+        display: ProgressDisplay | None,
+        stop: StopRequest,
+        state: dict[str, Any],
+        seconds: float,
     ) -> None:
-        """`state` is that of the checkpoint the run resumes from, or empty."""
-        self.tracker, self.display = tracker, display
-        self.stop = StopRequest()
+        """`state` is that of the checkpoint the run resumes from, or empty; `seconds` its training time."""
+        self.tracker, self.display, self.stop = tracker, display, stop
         self.best_loss: float | None = state.get("best_val_loss")
         self.wandb_id = tracker.wandb_id if tracker else None
         self._saved_at = seconds

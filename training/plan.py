@@ -155,20 +155,26 @@ def estimate_time(
     )
 
 
-def measure_matmul(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.2) -> float:
-    """FLOP/s of square matrix products in `dtype`."""
-    a = torch.randn(size, size, device=device).to(dtype)
+def measure_matmul(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
+    """FLOP/s of square matrix products in `dtype`, as large as this device can afford in about `seconds`."""
 
-    def run(repeats: int) -> float:
+    def run(size: int, repeats: int) -> float:
+        """Seconds for one product."""
+        a = torch.ones(size, size, device=device, dtype=dtype)
+        a @ a
         start = time.perf_counter()
         for _ in range(repeats):
             product = a @ a
         product[0, 0].item()  # waits for the device
-        return time.perf_counter() - start
+        return (time.perf_counter() - start) / repeats
 
-    run(3)
-    repeats = max(1, int(seconds / max(run(2) / 2, 1e-6)))
-    return 2 * size**3 * repeats / run(repeats)
+    size = 128
+    spent = run(size, 1)
+    while size < 4096 and 16 * spent < seconds:  # twice the size costs eight times the work
+        size *= 2
+        spent = run(size, 1)
+    spent = run(size, max(1, int(seconds / spent)))
+    return 2 * size**3 / spent
 
 
 def format_duration(seconds: float) -> str:

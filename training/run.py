@@ -22,7 +22,7 @@ from training.config import RunConfig
 from training.console import ProgressDisplay
 from training.distribution import process_group, world_from_environment
 from training.job import Job
-from training.journal import Journal
+from training.journal import Journal, StopRequest
 from training.loop import train
 from training.optimizers import make_optimizer
 from training.plan import check_data, print_plan, split_batch
@@ -86,13 +86,15 @@ def run_training(config: RunConfig, dry_run: bool = False) -> None:
 def record(job: Job, state: dict[str, Any], console: Console) -> None:
     """Run the loop with its journal open."""
     tracker = display = None
+    stop = StopRequest()
     if job.world.is_main:
         wandb_id = state.get("wandb_id")
         tracker = Tracker(job.run, job.config, to_dict(job.config), job.progress.step, wandb_id)
         display = ProgressDisplay(console)
     try:
-        train(job, Journal(tracker, display, state, job.progress.seconds))
+        train(job, Journal(tracker, display, stop, state, job.progress.seconds))
     finally:
+        stop.close()
         if display:
             display.close()
         if tracker:

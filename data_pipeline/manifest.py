@@ -1,0 +1,200 @@
+"""Publishing a dataset: its files go to their place, and the manifest that describes them is written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from common.cli import to_dict
+from common.files import atomic_write, read_json, write_json
+from data_pipeline.config import SPECIAL_TOKENS, DataConfig
+from data_pipeline.documents import read_rows, write_row
+from data_pipeline.shards import token_dtype
+from data_pipeline.stages import StageResult
+from data_pipeline.tokenizer import Tokenizer
+
+FORMAT = 1
+_SPLITS = ("train", "val")
+_DOCUMENT_STAGES = ("collect", "clean", "filter", "deduplicate", "split")
+
+
+def publish(
+    config: DataConfig,
+    out: Path,
+    stages: list[StageResult],
+    sizes: dict[int, dict[str, dict[str, int]]],
+    tokenizer: StageResult,
+    packed: StageResult,
+) -> dict[str, Any]:
+    """Put tokenizer and shards into `out` and write `manifest.json`; returns what it says.
+
+    Args:
+        config: of the dataset.
+        out: the dataset's directory.
+        stages: all of them, in order.
+        sizes: documents and bytes by source position and split.
+        tokenizer: the stage that holds `tokenizer.model`.
+        packed: the stage that holds the token shards.
+    """
+    model = Tokenizer(tokenizer.directory / Tokenizer.file_name)
+    files = [tokenizer.directory / Tokenizer.file_name, *packed.paths()]
+    for file in files:
+        _place(file, out / file.name)
+    _remove_strays(out, {file.name for file in files})
+    hashes = {Tokenizer.file_name: model.sha256}
+    for counts in packed.tasks.values():
+        hashes |= counts.details["files"]
+    quarantine = _quarantine(out, stages[0], [source.name for source in config.sources])
+    values = {
+        "format": FORMAT,
+        "name": out.name,
+        "dtype": token_dtype(model.vocab_size).name,
+        "vocab_size": model.vocab_size,
+        "eos_id": model.eos_id,
+        "special_tokens": _special_ids(model),
+        "tokenizer": {"kind": "sentencepiece", "file": Tokenizer.file_name, "sha256": model.sha256},
+        "sources": _sources(config, sizes, packed),
+        "splits": {name: _split(name, packed) for name in _SPLITS},
+        "licences": _licences(packed),
+        "stages": [_stage(stage) for stage in stages if stage.name in _DOCUMENT_STAGES],
+        "quarantine": quarantine,
+        "files": hashes,
+        "fingerprint": _fingerprint(hashes),
+        "config": to_dict(config),
+    }
+    path = out / "manifest.json"
+    if not path.is_file() or read_json(path) != values:
+        write_json(path, values)
+    return values
+
+
+def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
+    """A short table for people: what came out, what was dropped and why, and where everything is."""
+    lines = ["", f"{'source':<14}{'split':<7}{'documents':>11}{'bytes':>14}{'tokens':>13}{'bytes/token':>13}"]
+    for source in manifest["sources"]:
+        for name, counts in source["splits"].items():
+            ratio = counts["bytes"] / counts["tokens"] if counts["tokens"] else 0.0
+            lines.append(
+                f"{source['name']:<14}{name:<7}{counts['documents']:>11,}{counts['bytes']:>14,}"
+                f"{counts['tokens']:>13,}{ratio:>13.2f}"
+            )
+    lines.append("")
+    for stage in manifest["stages"]:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in stage["dropped"].items())
+        lines.append(f"{stage['name']:<14}{stage['documents_in']:>9,} in {stage['documents_out']:>9,} out   {reasons}")
+    quarantined = sum(manifest["quarantine"].values())
+    if quarantined:
+        lines.append(f"{quarantined:,} records could not be read: {out / 'stages' / 'quarantine.jsonl'}")
+    lines.append(f"dropped texts: {out / 'stages'}/*/dropped    dataset: {out}    {seconds:.1f} s")
+    return "\n".join(lines)
+
+
+def _special_ids(model: Tokenizer) -> dict[str, int]:
+    ids = {model.piece(number): number for number in range(model.vocab_size)}
+    return {piece: ids[piece] for piece in SPECIAL_TOKENS}
+
+
+def _place(file: Path, target: Path) -> None:
+    """Put a stage's file into the dataset without a second copy where the file system has hard links."""
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(file, temporary)
+    except OSError:
+        shutil.copyfile(file, temporary)
+    os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # a link that replaces another link to the same file is left where it was
+
+
+def _remove_strays(out: Path, wanted: set[str]) -> None:
+    """Shards of an earlier, larger version of the dataset must not be taken for part of this one."""
+    for pattern in ("train_*", "val_*"):
+        for path in out.glob(pattern):
+            if path.name not in wanted:
+                path.unlink()
+
+
+def _quarantine(out: Path, collected: StageResult, sources: list[str]) -> dict[str, int]:
+    """Gather what could not be read in one file; returns how often each reason occurred."""
+    with atomic_write(out / "stages" / "quarantine.jsonl") as file:
+        for task in collected.tasks:
+            for row in read_rows(collected.directory / "dropped" / f"{task}.jsonl"):
+                write_row(file, {**row, "source": sources[row["source"]]})
+    return dict(sorted(collected.counts.dropped.items()))
+
+
+def _sources(
+    config: DataConfig, sizes: dict[int, dict[str, dict[str, int]]], packed: StageResult
+) -> list[dict[str, Any]]:
+    tokens: Counter[tuple[int, str]] = Counter()
+    for task, counts in packed.tasks.items():
+        for number, entry in counts.details["by_source"].items():
+            tokens[int(number), task.partition("_")[0]] += entry["tokens"]
+    result = []
+    for number, source in enumerate(config.sources):
+        splits = {}
+        for name in _SPLITS:
+            counted = sizes.get(number, {}).get(name, {"documents": 0, "bytes": 0})
+            splits[name] = {**counted, "tokens": tokens[number, name]}
+        total_bytes = sum(entry["bytes"] for entry in splits.values())
+        total_tokens = sum(entry["tokens"] for entry in splits.values())
+        result.append(
+            {
+                "name": source.name,
+                "licence": source.licence,
+                "kind": type(source).__name__,
+                "splits": splits,
+                "bytes_per_token": round(total_bytes / total_tokens, 4) if total_tokens else None,
+            }
+        )
+    return result
+
+
+def _split(name: str, packed: StageResult) -> dict[str, Any]:
+    total: Counter[str] = Counter()
+    listed = []
+    for task, counts in packed.tasks.items():
+        if task.partition("_")[0] != name:
+            continue
+        details = counts.details
+        for entry in details["by_source"].values():
+            total.update(entry)
+        listed.append(
+            {
+                "file": f"{task}.bin",
+                "tokens": details["tokens"],
+                "documents": counts.documents_out,
+                "sha256": details["files"][f"{task}.bin"],
+            }
+        )
+    return {"tokens": total["tokens"], "bytes": total["bytes"], "documents": total["documents"], "shards": listed}
+
+
+def _licences(packed: StageResult) -> dict[str, int]:
+    """Documents under each licence."""
+    total: Counter[str] = Counter()
+    for counts in packed.tasks.values():
+        total.update(counts.details["licences"])
+    return dict(sorted(total.items()))
+
+
+def _stage(stage: StageResult) -> dict[str, Any]:
+    counts = stage.counts
+    return {
+        "name": stage.name,
+        "documents_in": counts.documents_in,
+        "documents_out": counts.documents_out,
+        "dropped": dict(sorted(counts.dropped.items())),
+        "seconds": stage.seconds,
+    }
+
+
+def _fingerprint(hashes: dict[str, str]) -> str:
+    """sha256 over the names and sha256 of all token shards."""
+    tokens = {name: value for name, value in sorted(hashes.items()) if name.endswith(".bin")}
+    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()

@@ -1,0 +1,136 @@
+"""Shingles, MinHash signatures and true Jaccard similarity, in numpy arrays without an object a document.
+
+Signatures equal those of datasketch 2.0 (scheme "affine32") for the same shingle hashes, so they can be exchanged.
+MinHash: Broder 1997, "On the resemblance and containment of documents".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+_WORD = re.compile(r"\w+")
+_STEP = 1 << 17  # shingles hashed at a time: the working arrays stay in the processor's cache
+
+
+@lru_cache(maxsize=1 << 20)
+def _word_hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+
+
+def shingle_set(text: str, words: int) -> np.ndarray:
+    """Sorted distinct 64-bit hashes of the runs of `words` lower-case words in `text`, (shingles,) uint64.
+
+    Punctuation and layout do not count. A text of fewer words is one shingle, so that it can still be compared; scripts
+    that put no spaces between words get long "words", and only close copies are found there.
+    """
+    found = _WORD.findall(text.lower())
+    hashes = np.fromiter(map(_word_hash, found), np.uint64, len(found))
+    size = max(1, min(words, len(found)))
+    count = max(1, len(found) - size + 1)
+    total = np.zeros(count, np.uint64)
+    for position in range(min(size, len(found))):
+        # An odd multiplier a position makes the order of the words matter.
+        total = mix64(total + hashes[position : position + count] * np.uint64(2 * position + 0x9E3779B97F4A7C15))
+    return np.unique(total)
+
+
+def exact_key(text: str) -> str:
+    """Equal for texts whose words are equal, whatever their case, spaces and line breaks."""
+    return hashlib.blake2b(" ".join(text.lower().split()).encode(), digest_size=16).hexdigest()
+
+
+def permutations(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Odd factors and offsets of `count` permutations of the 32-bit integers, each (count,) uint32.
+
+    Drawn in the order that datasketch 2.0 draws them.
+    """
+    generator = np.random.RandomState(seed)
+    factors = generator.randint(0, 1 << 31, count, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    return factors, generator.randint(0, 1 << 32, count, dtype=np.uint32)
+
+
+def signatures(hashes: np.ndarray, starts: np.ndarray, count: int, seed: int = 1) -> np.ndarray:
+    """MinHash signatures of many sets, (sets, count) uint32.
+
+    Args:
+        hashes: 32-bit shingle hashes of all sets one after another, (shingles,) uint32; no set is empty.
+        starts: where each set begins in `hashes`, (sets,).
+        count: number of permutations.
+        seed: of the permutations.
+    """
+    factors, offsets = permutations(count, seed)
+    mixed = _mix32(hashes)
+    result = np.empty((count, len(starts)), np.uint32)
+    for first, last in _blocks(starts, len(hashes)):
+        begin = int(starts[first])
+        end = int(starts[last]) if last < len(starts) else len(hashes)
+        block, local = mixed[begin:end], starts[first:last] - begin
+        permuted = np.empty_like(block)
+        for number in range(count):
+            np.multiply(block, factors[number], out=permuted)  # wrapping at 2^32 is the modulus of the scheme
+            permuted += offsets[number]
+            result[number, first:last] = np.minimum.reduceat(permuted, local)
+    return np.ascontiguousarray(result.T)
+
+
+def sketch(shingle_sets: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Signatures of sets of 64-bit hashes, (sets, count) uint32; the upper half of each hash is used."""
+    sizes = np.array([len(items) for items in shingle_sets], np.int64)
+    if not len(sizes):
+        return np.empty((0, count), np.uint32)
+    starts = np.cumsum(sizes) - sizes
+    return signatures((np.concatenate(shingle_sets) >> np.uint64(32)).astype(np.uint32), starts, count)
+
+
+def band_keys(signature: np.ndarray, bands: int, rows: int) -> np.ndarray:
+    """One 64-bit key a band, (sets, bands) uint64: two sets are candidates where a key is equal."""
+    parts = signature.reshape(len(signature), bands, rows).astype(np.uint64)
+    keys = np.zeros((len(signature), bands), np.uint64)
+    for row in range(rows):
+        keys = mix64(keys * np.uint64(0x9E3779B97F4A7C15) + parts[:, :, row] + np.uint64(1))
+    return keys
+
+
+def jaccard(one: np.ndarray, other: np.ndarray) -> float:
+    """|A and B| / |A or B| of two sorted arrays of distinct hashes."""
+    shared = overlap(one, other)
+    return shared / (len(one) + len(other) - shared)
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> int:
+    """|A and B| of two sorted arrays of distinct hashes."""
+    return len(np.intersect1d(one, other, assume_unique=True))
+
+
+def _blocks(starts: np.ndarray, total: int) -> list[tuple[int, int]]:
+    """Ranges of sets that hold about `_STEP` shingles; a larger set is a range of its own."""
+    blocks, first = [], 0
+    while first < len(starts):
+        last = int(np.searchsorted(starts, starts[first] + _STEP, side="right")) - 1
+        last = len(starts) if starts[first] + _STEP >= total else max(first + 1, last)
+        blocks.append((first, last))
+        first = last
+    return blocks
+
+
+def _mix32(values: np.ndarray) -> np.ndarray:
+    """The finalizer of MurmurHash3, a bijection of the 32-bit integers."""
+    values = values ^ (values >> np.uint32(16))
+    values = values * np.uint32(0x85EBCA6B)
+    values = values ^ (values >> np.uint32(13))
+    values = values * np.uint32(0xC2B2AE35)
+    return values ^ (values >> np.uint32(16))
+
+
+def mix64(values: np.ndarray) -> np.ndarray:
+    """The 64-bit finalizer of MurmurHash3, a bijection of the 64-bit integers."""
+    values = values ^ (values >> np.uint64(33))
+    values = values * np.uint64(0xFF51AFD7ED558CCD)
+    values = values ^ (values >> np.uint64(33))
+    values = values * np.uint64(0xC4CEB9FE1A85EC53)
+    return values ^ (values >> np.uint64(33))

@@ -1,0 +1,232 @@
+"""The whole road from raw text to a dataset directory, stage by stage."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from common.cli import to_dict
+from common.errors import UserError
+from data_pipeline import (
+    cleaning,
+    collect,
+    deduplication,
+    encoding,
+    filters,
+    hub,
+    manifest,
+    minhash,
+    python_code,
+    shards,
+    split,
+    text_files,
+    tokenizer_training,
+    wikipedia,
+)
+from data_pipeline.config import DataConfig
+from data_pipeline.documents import Counts, map_documents
+from data_pipeline.stages import StageResult, StageRunner, code_of, input_tasks, only_run_in, process_pool
+from data_pipeline.tokenizer import Tokenizer
+
+STAGE_COUNT = 12
+
+
+def curate(config: DataConfig, out: Path, workers: int) -> dict[str, Any]:
+    """Bring the dataset in `out` up to date with `config` and return its manifest.
+
+    The result does not depend on `workers`. While anything is being recomputed `out` has no manifest, so no reader can
+    take an old index for a new shard.
+
+    Raises:
+        UserError: a source cannot be read, two sources share a name, or too little text is left.
+    """
+    check(config)
+    started = time.perf_counter()
+    with only_run_in(out / "stages"), process_pool(workers) as executor:
+        parts = collect.plan(config.sources, config.collection, out.parent / "downloads")
+        runner = StageRunner(
+            out / "stages", executor, STAGE_COUNT, on_work=lambda: (out / "manifest.json").unlink(missing_ok=True)
+        )
+        kept = _curate_text(runner, config, parts)
+        assigned, sizes = _split(runner, config, kept)
+        tokenizer = _train_tokenizer(runner, config, assigned, sizes)
+        packed = _encode(runner, config, assigned, tokenizer)
+        result = manifest.publish(config, out, runner.results, sizes, tokenizer, packed)
+    print(manifest.summary(result, out, time.perf_counter() - started), flush=True)
+    return result
+
+
+def check(config: DataConfig) -> None:
+    """Mistakes that would otherwise show only after minutes of work."""
+    if not config.sources:
+        raise UserError("config.sources is empty: name at least one source")
+    names = [source.name for source in config.sources]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"config.sources: the name {repeated[0]!r} is used twice; give each source its own `name`")
+    if not 0 < config.split.validation_fraction < 1:
+        raise UserError(f"split.validation_fraction is {config.split.validation_fraction}; it must be between 0 and 1")
+    if not 0 < config.tokenizer.character_coverage < 1:
+        raise UserError(
+            f"tokenizer.character_coverage is {config.tokenizer.character_coverage}; it must be below 1 (0.9999 is "
+            "usual), or the byte pieces would never be learned"
+        )
+    positive = {
+        "collection.shard_bytes": config.collection.shard_bytes,
+        "collection.max_document_bytes": config.collection.max_document_bytes,
+        "collection.max_record_bytes": config.collection.max_record_bytes,
+        "deduplication.shingle_words": config.deduplication.shingle_words,
+        "deduplication.bands": config.deduplication.bands,
+        "deduplication.rows": config.deduplication.rows,
+        "tokenizer.sample_bytes": config.tokenizer.sample_bytes,
+        "shards.max_tokens": config.shards.max_tokens,
+    }
+    for name, value in positive.items():
+        if value < 1:
+            raise UserError(f"{name} is {value}; it must be at least 1")
+
+
+def clean_shard(task: str, directory: Path, argument: tuple[Path, Any]) -> Counts:
+    path, config = argument
+    kept, dropped = directory / f"{task}.jsonl", directory / "dropped" / f"{task}.jsonl"
+    return map_documents(path, kept, dropped, lambda document: cleaning.clean(document, config))
+
+
+def filter_shard(task: str, directory: Path, argument: tuple[Path, Any]) -> Counts:
+    path, config = argument
+    kept, dropped = directory / f"{task}.jsonl", directory / "dropped" / f"{task}.jsonl"
+    return map_documents(path, kept, dropped, lambda document: filters.filter_reason(document, config))
+
+
+def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Part]) -> StageResult:
+    """Collect, clean, filter and deduplicate."""
+    collected = runner.run(
+        "collect",
+        collect.collect_part,
+        {f"{number:05d}": part for number, part in enumerate(parts)},
+        [
+            *code_of(collect, wikipedia, python_code, hub, text_files),
+            to_dict(config.collection),
+            [_identity(part) for part in parts],
+        ],
+    )
+    cleaned = runner.run(
+        "clean",
+        clean_shard,
+        {task: (path, config.cleaning) for task, path in input_tasks(collected).items()},
+        [*code_of(cleaning), to_dict(config.cleaning)],
+        [collected],
+    )
+    filtered = runner.run(
+        "filter",
+        filter_shard,
+        {task: (path, config.filters) for task, path in input_tasks(cleaned).items()},
+        # What the interpreter can parse depends on its version.
+        [*code_of(filters), to_dict(config.filters), sys.version_info[:2]],
+        [cleaned],
+    )
+    settings = code_of(deduplication, minhash)
+    dedup = config.deduplication
+    sketched = runner.run(
+        "sketch",
+        deduplication.sketch_shard,
+        {task: deduplication.SketchArgument(path, dedup) for task, path in input_tasks(filtered).items()},
+        [*settings, dedup.shingle_words, dedup.bands, dedup.rows],
+        [filtered],
+    )
+    found = runner.run(
+        "duplicates",
+        deduplication.find_duplicates,
+        {"all": deduplication.FindArgument(sketched.paths(".json"), dedup)},
+        [*settings, to_dict(dedup)],
+        [sketched],
+    )
+    removed = found.directory / "all.removed.json"
+    return runner.run(
+        "deduplicate",
+        deduplication.remove_duplicates,
+        {task: deduplication.RemoveArgument(path, removed) for task, path in input_tasks(filtered).items()},
+        settings,
+        [filtered, found],
+    )
+
+
+def _split(
+    runner: StageRunner, config: DataConfig, kept: StageResult
+) -> tuple[StageResult, dict[int, dict[str, dict[str, int]]]]:
+    """Draw validation candidates, send those back that resemble training text, and label every document."""
+    words, settings = config.deduplication.shingle_words, [*code_of(split, minhash), to_dict(config.split)]
+    drawn = runner.run(
+        "candidates",
+        split.draw_candidates,
+        {"all": split.DrawArgument(kept.paths(".jsonl"), config.split, words)},
+        [*settings, words],
+        [kept],
+    )
+    candidates = drawn.directory / "all.json"
+    compared = runner.run(
+        "compare",
+        split.compare_shard,
+        {
+            task: split.CompareArgument(path, candidates, config.split, words)
+            for task, path in input_tasks(kept).items()
+        },
+        [*settings, words],
+        [kept, drawn],
+    )
+    related = compared.paths(".json")
+    assigned = runner.run(
+        "split",
+        split.assign_shard,
+        {task: split.AssignArgument(path, candidates, related) for task, path in input_tasks(kept).items()},
+        code_of(split),
+        [kept, drawn, compared],
+    )
+    return assigned, split.totals([counts.details for counts in assigned.tasks.values()])
+
+
+def _train_tokenizer(
+    runner: StageRunner, config: DataConfig, assigned: StageResult, sizes: dict[int, dict[str, dict[str, int]]]
+) -> StageResult:
+    source_bytes = {source: by_split["train"]["bytes"] for source, by_split in sizes.items()}
+    return runner.run(
+        "tokenizer",
+        tokenizer_training.train_tokenizer,
+        {"tokenizer": tokenizer_training.TrainArgument(assigned.paths(".jsonl"), source_bytes, config.tokenizer)},
+        [*code_of(tokenizer_training), to_dict(config.tokenizer), sentencepiece.__version__],
+        [assigned],
+    )
+
+
+def _encode(runner: StageRunner, config: DataConfig, assigned: StageResult, tokenizer: StageResult) -> StageResult:
+    model = tokenizer.directory / Tokenizer.file_name
+    encoded = runner.run(
+        "encode",
+        encoding.encode_shard,
+        {task: encoding.EncodeArgument(path, model) for task, path in input_tasks(assigned).items()},
+        code_of(encoding),
+        [assigned, tokenizer],
+    )
+    tokens, arguments = encoded.paths(".tokens"), {}
+    vocab_size = Tokenizer(model).vocab_size
+    names = tuple(source.name for source in config.sources)
+    for name in ("train", "val"):
+        for number in range(len(encoding.Layout(tokens, config.shards, name).shards())):
+            arguments[f"{name}_{number:05d}"] = encoding.PackArgument(
+                tokens, name, number, config.shards, vocab_size, names
+            )
+    return runner.run(
+        "pack",
+        encoding.pack_shard,
+        arguments,
+        [*code_of(encoding, shards), to_dict(config.shards), vocab_size, names],
+        [encoded],
+    )
+
+
+def _identity(part: collect.Part) -> list[Any]:
+    return [type(part.source).__name__, to_dict(part.source), part.number, part.state]

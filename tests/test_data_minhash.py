@@ -1,0 +1,77 @@
+"""MinHash signatures, shingles and similarity."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_data_helpers import prose, replace_words
+
+from data_pipeline import minhash
+
+
+def random_sets(seed: int, count: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    sizes = generator.integers(1, 400, count)
+    sizes[:3] = (1, 2, 250_000)  # the largest takes more than one block
+    return [np.unique(generator.integers(0, 1 << 32, size, dtype=np.uint64)).astype(np.uint32) for size in sizes]
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_signatures_equal_those_of_datasketch(seed: int) -> None:
+    datasketch = pytest.importorskip("datasketch")
+    sets = random_sets(seed, 40)
+    sizes = np.array([len(items) for items in sets])
+    ours = minhash.signatures(np.concatenate(sets), np.cumsum(sizes) - sizes, count=112, seed=seed)
+    theirs = datasketch.MinHash.bulk(
+        [items.tolist() for items in sets], num_perm=112, seed=seed, hashfunc=int, scheme="affine32"
+    )
+    assert ours.dtype == np.uint32
+    for row, reference in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(row, reference.hashvalues)
+
+
+def test_signatures_estimate_the_similarity() -> None:
+    one = minhash.shingle_set(prose(1, 900), 5)
+    other = minhash.shingle_set(replace_words(prose(1, 900), 5, 30), 5)
+    true = minhash.jaccard(one, other)
+    rows = minhash.sketch([one, other], 512)
+    assert 0.6 < true < 0.9
+    assert abs(float((rows[0] == rows[1]).mean()) - true) < 0.08
+
+
+def test_shingles_ignore_case_and_layout_but_not_order() -> None:
+    text = "One two three four five six seven"
+    same = minhash.shingle_set("one  TWO, three\nfour: five six seven!", 5)
+    np.testing.assert_array_equal(minhash.shingle_set(text, 5), same)
+    assert len(same) == 3
+    backwards = minhash.shingle_set(" ".join(reversed(text.split())), 5)
+    assert not np.intersect1d(same, backwards).size
+
+
+@pytest.mark.parametrize("text", ["", "...", "word", "two words", "四字成語 很好"])
+def test_short_texts_have_one_shingle(text: str) -> None:
+    shingles = minhash.shingle_set(text, 5)
+    assert shingles.shape == (1,) and shingles.dtype == np.uint64
+    assert minhash.jaccard(shingles, minhash.shingle_set(text, 5)) == 1.0
+
+
+def test_jaccard_is_that_of_the_sets() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        one = np.unique(generator.integers(0, 60, 40, dtype=np.uint64))
+        other = np.unique(generator.integers(0, 60, 40, dtype=np.uint64))
+        expected = len(set(one.tolist()) & set(other.tolist())) / len(set(one.tolist()) | set(other.tolist()))
+        assert minhash.jaccard(one, other) == pytest.approx(expected)
+
+
+def test_bands_agree_exactly_where_rows_agree() -> None:
+    generator = np.random.default_rng(3)
+    signature = generator.integers(0, 1 << 32, (2, 12), dtype=np.uint32)
+    signature[1, 4:8] = signature[0, 4:8]
+    keys = minhash.band_keys(signature, bands=3, rows=4)
+    assert (keys[0] == keys[1]).tolist() == [False, True, False]
+
+
+def test_exact_key_sees_words_only() -> None:
+    assert minhash.exact_key("A  b\nc") == minhash.exact_key("a b C")
+    assert minhash.exact_key("a b c") != minhash.exact_key("a b, c")

@@ -1,0 +1,138 @@
+"""The tokenizer: what it learns, and that text comes back unchanged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_data_helpers import prose
+
+from common.errors import UserError
+from common.files import atomic_write
+from data_pipeline.config import SPECIAL_TOKENS, TokenizerConfig
+from data_pipeline.documents import Document, write_row
+from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizer_training import CHUNK_BYTES, TrainArgument, chunks, train_tokenizer
+
+CODE = "def add(first, second):\n    total = first + second\n\n    return total\n\n\nclass Adder:\n\tvalue = 0\n"
+
+
+def train(folder: Path, texts: list[str], config: TokenizerConfig) -> Tokenizer:
+    shard = folder / "00000.jsonl"
+    with atomic_write(shard) as file:
+        for number, text in enumerate(texts):
+            write_row(file, Document(str(number), 0, "prose", "", "", "", text, split="train"))
+        write_row(file, Document("held out", 0, "prose", "", "", "", "zqzqzqzqzq " * 500, split="val"))
+    train_tokenizer("tokenizer", folder, TrainArgument([shard], {0: sum(map(len, texts))}, config))
+    return Tokenizer(folder / "tokenizer.model")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    texts = [text for seed in range(60) for text in (prose(seed), CODE * 3)]
+    return train(tmp_path_factory.mktemp("tokenizer"), texts, TokenizerConfig(vocab_size=600))
+
+
+TEXTS = [
+    "",
+    " ",
+    "\n",
+    CODE,
+    "  leading and trailing  ",
+    "tabs\tand\t\tmore\r\nand CRLF\r\n",
+    "👩‍👩‍👧‍👦 🇩🇪 👍🏽",
+    "שלום עולם مرحبا",
+    "ﬁ ½ ² e\u0301 é \u00a0 \u2028 \u200b",
+    "NUL \x00 and bell \x07",
+    "1234567890",
+    "<|user|> <s> </s> <unk> <0x41>",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_round_trip_of_awkward_text(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.characters(blacklist_characters="\u2581", blacklist_categories=("Cs",)), max_size=200))
+def test_round_trip_of_any_text(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(7 <= number < tokenizer.vocab_size for number in ids)
+
+
+def test_the_character_of_the_space_piece_is_the_one_exception(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode(tokenizer.encode("a\u2581b")) == "a b"
+
+
+def test_lone_surrogates_become_a_replacement(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a?b"
+
+
+def test_batches_equal_single_texts(tokenizer: Tokenizer) -> None:
+    batch = tokenizer.encode_batch(TEXTS)
+    assert [ids.tolist() for ids in batch] == [tokenizer.encode(text) for text in TEXTS]
+
+
+def test_special_ids(tokenizer: Tokenizer) -> None:
+    assert tokenizer.eos_id == 2 and tokenizer.vocab_size == 600
+    assert [tokenizer.piece(number) for number in range(7)] == ["<unk>", "<s>", "</s>", *SPECIAL_TOKENS]
+
+
+def test_pieces_are_useful(tokenizer: Tokenizer) -> None:
+    pieces = {tokenizer.piece(number) for number in range(tokenizer.vocab_size)}
+    assert "▁▁▁▁" in pieces  # indentation
+    assert any("\n" in piece for piece in pieces)
+    assert not any(len(piece) > 1 and any(map(str.isdigit, piece)) and "<0x" not in piece for piece in pieces)
+    assert "zq" not in pieces  # the validation split was not looked at
+
+
+def test_training_is_repeatable(tmp_path: Path) -> None:
+    texts = [prose(seed) for seed in range(30)]
+    config = TokenizerConfig(vocab_size=400)
+    assert train(tmp_path / "a", texts, config).sha256 == train(tmp_path / "b", texts, config).sha256
+
+
+@pytest.mark.parametrize(("vocab_size", "message"), [(50_000, "to [0-9]+ or less"), (200, "is too small")])
+def test_an_impossible_vocabulary_is_explained(tmp_path: Path, vocab_size: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train(tmp_path, [prose(1)], TokenizerConfig(vocab_size=vocab_size))
+
+
+def test_the_named_size_works(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        train(tmp_path, [prose(1)], TokenizerConfig(vocab_size=5000))
+    size = int(str(caught.value).partition("vocab-size to ")[2].split()[0])
+    assert train(tmp_path, [prose(1)], TokenizerConfig(vocab_size=size)).vocab_size == size
+
+
+def test_too_many_characters_are_explained(tmp_path: Path) -> None:
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 500))) * 3
+    with pytest.raises(UserError, match="cannot hold the different characters"):
+        train(tmp_path, [text], TokenizerConfig(vocab_size=300))
+
+
+@given(st.text(max_size=60), st.integers(1, 400), st.sampled_from(["", "\n", "\n\n", "é", "🙂"]))
+def test_chunks_keep_every_character(text: str, repeat: int, joint: str) -> None:
+    whole = joint.join([text] * repeat)
+    parts = list(chunks(whole))
+    assert "".join(parts) == whole
+    assert all(0 < len(part.encode("utf-8", "surrogatepass")) <= CHUNK_BYTES for part in parts)
+
+
+def test_chunks_end_with_lines_where_they_can() -> None:
+    text = "".join(f"line {number} of the text\n" for number in range(2000))
+    parts = list(chunks(text))
+    assert all(part.endswith("\n") for part in parts)
+    assert len(parts) < len(text) / 3000
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        Tokenizer(tmp_path / "absent.model")
+    (tmp_path / "bad.model").write_bytes(b"not a model")
+    with pytest.raises(UserError, match="is not a SentencePiece model"):
+        Tokenizer(tmp_path / "bad.model")
