@@ -2,40 +2,57 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# Recipes then read as you would type them with the environment activated.
+SHELL := /bin/bash
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .PHONY: quickstart test test-slow lint bench clean
 .DEFAULT_GOAL := quickstart
 
-# Each set of extras is installed once, and again when the pins change.
-$(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-	  || { echo "error: $(PYTHON) is older than Python 3.10; choose another: make PYTHON=python3.11"; exit 2; }
-	$(PYTHON) -m venv $(VENV)
-
-$(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
-	@touch $@
-
-$(VENV)/.dev: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,lint]"
-	@touch $@
-
 quickstart: $(VENV)/.base
-	@PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/quickstart.sh
+	python -m data_pipeline configs/data/quickstart.py
+	torchrun --standalone --nproc-per-node 1 train.py configs/quickstart.py
+	python -m evaluation runs/quickstart
+	python sample.py --run runs/quickstart --max-new-tokens 80 --prompt "The history of"
+	python sample.py --run runs/quickstart --max-new-tokens 80 --prompt "def "
+	@echo
+	@echo "Report: runs/quickstart/report.html (open it in a browser)"
+	@echo "Next:   source $(BIN)/activate"
+	@echo "        python sample.py --prompt 'Your own words'"
+	@echo "        python train.py configs/quickstart.py --name longer --budget.minutes 30"
+	@echo "        python train.py configs/mini.py --dry-run"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	python -m pytest --numprocesses 2
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	python -m pytest -m slow
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	ruff check .
+	ruff format --check .
+	mypy
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.training
+	python -m benchmarks.training
+	python -m benchmarks.inference
 
 clean:
 	rm -rf $(VENV) runs data
+
+# Each set of dependencies is installed once, and again when its pins change.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "error: $(PYTHON) is not Python 3.10 or newer; choose one: make PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) --editable '.[test,lint]'
+	@touch $@

@@ -6,6 +6,8 @@ Its `manifest.json` gives the size and sha256 of every other file, so that damag
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,26 +124,36 @@ def find_run(name: str | None) -> Run:
 
 
 def choose_checkpoint(run: Run, which: str = "best") -> Checkpoint:
-    """The verified checkpoint with the lowest validation loss ("best"), the newest ("last"), or one step's ("500").
+    """The checkpoint with the lowest validation loss ("best"), the newest ("last"), or one step's ("500"), verified.
+
+    A damaged one is passed over with a warning for the next best or next newest.
 
     Raises:
-        UserError: the run has no such checkpoint, or the asked one is damaged.
+        UserError: the run has no such checkpoint that is whole.
     """
-    candidates = run.checkpoints()
-    if which not in ("best", "last"):
+    candidates = list(reversed(run.checkpoints()))
+    if which == "best":
+        candidates.sort(key=_validation_loss)  # stable: among those never validated the newest stays first
+    elif which != "last":
         candidates = [c for c in candidates if which.isdigit() and c.step == int(which)]
-    whole, damage = [], []
+    damage = []
     for checkpoint in candidates:
         try:
             checkpoint.verify()
-            whole.append(checkpoint)
         except CheckpointError as error:
             damage.append(str(error))
-    if not whole:
-        steps = ", ".join(str(c.step) for c in run.checkpoints()) or "none"
-        reason = "; ".join(damage) or f"steps there are: {steps}"
-        raise UserError(f"run {run.path} has no whole checkpoint {which!r} ({reason}); train it on with train.py")
-    if which == "best":
-        scored = [c for c in whole if c.state.get("val_loss") is not None]
-        return min(scored, key=lambda c: float(c.state["val_loss"]), default=whole[-1])
-    return whole[-1]
+            continue
+        for line in damage:
+            print(f"warning: {line}; using {checkpoint.path.name} instead", file=sys.stderr)
+        return checkpoint
+    steps = ", ".join(str(c.step) for c in run.checkpoints()) or "none"
+    reason = "; ".join(damage) or f"steps there are: {steps}"
+    raise UserError(f"run {run.path} has no whole checkpoint {which!r} ({reason}); train it on with train.py")
+
+
+def _validation_loss(checkpoint: Checkpoint) -> float:
+    try:
+        loss = checkpoint.state.get("val_loss")
+    except (OSError, ValueError):
+        return math.inf
+    return math.inf if loss is None else float(loss)

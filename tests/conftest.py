@@ -1,16 +1,11 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
-
 from tiny import make_project
-
 
 # One thread everywhere: the workers of a parallel test run share the cores, and runs in this process must equal those
 # in subprocesses (OMP_NUM_THREADS=1) bit for bit.

@@ -77,7 +77,8 @@ def test_full_disk_leaves_the_earlier_checkpoint(project: Path) -> None:
     """The file-size limit makes every write beyond it fail, as a full disk does."""
     run_train(project, "--budget.steps", "4")
     script = (
-        f"import resource, sys; sys.path.insert(0, {str(PROJECT)!r}); import train; from common.cli import run_command\n"
+        f"import resource, sys; sys.path.insert(0, {str(PROJECT)!r})\n"
+        "import train; from common.cli import run_command\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)); run_command(train.main)"
     )
     command = [sys.executable, "-c", script, "tiny.py", "--budget.steps", "8"]

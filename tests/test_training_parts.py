@@ -89,7 +89,7 @@ def test_targets_are_the_next_tokens(tmp_path: Path) -> None:
 def test_data_order_ignores_global_random_state(tmp_path: Path) -> None:
     stream = make_stream(tmp_path, [200])
     first = Batches(stream, 4, 0).micro_batch(0, 5)[0]
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
     torch.manual_seed(7)
     state = torch.get_rng_state()
     assert torch.equal(Batches(stream, 4, 0).micro_batch(0, 5)[0], first)

@@ -154,7 +154,16 @@ def test_a_torn_last_line_is_dropped(project: Path) -> None:
 
 
 def test_fp16_scaler_state_survives(project: Path) -> None:
-    arguments = ("--precision", "fp16", "--budget.steps", "8", "--batch.tokens-per-step", "128", "--checkpoint.every", "2")
+    arguments = (
+        "--precision",
+        "fp16",
+        "--budget.steps",
+        "8",
+        "--batch.tokens-per-step",
+        "128",
+        "--checkpoint.every",
+        "2",
+    )
     run_train(project, *arguments)
     straight = losses(project / "runs" / "tiny")
     shutil.rmtree(project / "runs")

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from common.files import atomic_write, sync_file
+from common.files import atomic_write, read_json_lines, sync_file
 from common.runs import Run
 from training.config import RunConfig
 
@@ -23,7 +23,7 @@ class JsonLines:
     def __init__(self, path: Path, resume_step: int) -> None:
         """Keep the lines up to `resume_step`: what a killed run logged after its last checkpoint will come again."""
         self.path = path
-        kept = [row for row in read_json_lines(path) if row["step"] <= resume_step]
+        kept = [row for row in read_json_lines(path) if row.get("step", 0) <= resume_step]
         with atomic_write(path) as file:
             file.writelines(_line(row) for row in kept)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for the whole run
@@ -37,20 +37,6 @@ class JsonLines:
 
     def close(self) -> None:
         self._file.close()
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSON-lines file; a torn last line, left by a killed writer, is skipped."""
-    rows = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and "step" in row:
-                rows.append(row)
-    return rows
 
 
 def _line(row: dict[str, Any]) -> str:

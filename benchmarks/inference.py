@@ -1,0 +1,85 @@
+"""Speed of generation: python -m benchmarks.inference [--config FILE] [--rounds N] [--json FILE]."""
+
+from common.threads import bind_threads, keep_freed_memory
+
+bind_threads()
+keep_freed_memory()
+
+import time  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+
+import torch  # noqa: E402
+import tyro  # noqa: E402
+
+from benchmarks.table import Measurement, alternate, report  # noqa: E402
+from common.cli import load_config, run_command  # noqa: E402
+from model import Decoder, KVCache  # noqa: E402
+from model.device import choose_device  # noqa: E402
+from training.config import RunConfig  # noqa: E402
+
+
+@dataclass(frozen=True)
+class BenchmarkCommand:
+    """Measure greedy generation with and without the key-value cache, on random weights."""
+
+    config: str = "configs/quickstart.py"
+    """Run config whose model is measured."""
+    prompt_tokens: int = 64
+    """Length of the prompt."""
+    new_tokens: int = 64
+    """Tokens to generate."""
+    rounds: int = 5
+    """Rounds after one that warms up."""
+    json: str | None = None
+    """Also write the figures to this file."""
+
+
+@torch.inference_mode()
+def with_cache(model: Decoder, prompt: torch.Tensor, new_tokens: int) -> Measurement:
+    device = prompt.device
+    cache = KVCache(model.config, prompt.shape[0], prompt.shape[1] + new_tokens, device, torch.float32)
+    started = time.perf_counter()
+    ids = model(prompt, cache=cache, last_only=True).argmax(-1)
+    prefilled = time.perf_counter()
+    for _ in range(new_tokens - 1):
+        ids = model(ids, cache=cache, last_only=True).argmax(-1)
+    ids.sum().item()
+    seconds = time.perf_counter() - prefilled
+    return {"tokens/s": prompt.shape[0] * (new_tokens - 1) / seconds, "first token s": prefilled - started}
+
+
+@torch.inference_mode()
+def without_cache(model: Decoder, prompt: torch.Tensor, new_tokens: int) -> Measurement:
+    started = time.perf_counter()
+    ids = torch.cat([prompt, model(prompt, last_only=True).argmax(-1)], dim=1)
+    prefilled = time.perf_counter()
+    for _ in range(new_tokens - 1):
+        ids = torch.cat([ids, model(ids, last_only=True).argmax(-1)], dim=1)
+    ids.sum().item()
+    seconds = time.perf_counter() - prefilled
+    return {"tokens/s": prompt.shape[0] * (new_tokens - 1) / seconds, "first token s": prefilled - started}
+
+
+def main(argv: Sequence[str]) -> None:
+    command = tyro.cli(BenchmarkCommand, args=argv, prog="python -m benchmarks.inference")
+    config = load_config(command.config, RunConfig)
+    device = choose_device(config.device)
+    torch.manual_seed(0)
+    model = Decoder(config.model).to(device).eval()
+    prompt = torch.randint(config.model.vocab_size, (1, command.prompt_tokens), device=device)
+    batch = prompt.repeat(8, 1)
+    results = alternate(
+        {
+            "recomputed prefix": lambda: without_cache(model, prompt, command.new_tokens),
+            "cache": lambda: with_cache(model, prompt, command.new_tokens),
+            "cache, 8 samples": lambda: with_cache(model, batch, command.new_tokens),
+        },
+        command.rounds,
+    )
+    parameters = model.parameter_count() / 1e6
+    report(f"{command.config}: {parameters:.1f}M parameters in fp32 on {device}", results, "tokens/s", command.json)
+
+
+if __name__ == "__main__":
+    run_command(main)

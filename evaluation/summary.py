@@ -1,0 +1,86 @@
+"""summary.json: the numbers of one evaluation, and how to tell that they are still those of today's inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from common.files import read_json, sha256_of
+from common.runs import Checkpoint, Run
+from data_pipeline.shards import Dataset
+from evaluation.perplexity import CONTEXT_POLICIES, SplitScores
+from inference import LoadedRun
+
+# The rooms whose code decides what an evaluation finds.
+CODE = ("evaluation", "inference", "model")
+
+
+def fingerprint(run: Run, checkpoint: Checkpoint, dataset: Dataset, options: dict[str, Any]) -> str:
+    """sha256 of everything that the summary and the report are made from, the code included."""
+    root = Path(__file__).parents[1]
+    code = sorted(file for room in CODE for file in (root / room).rglob("*") if file.suffix in (".py", ".html"))
+    files = [
+        run.config,
+        run.tokenizer,
+        run.metrics,
+        run.samples,
+        checkpoint.path / "manifest.json",  # names every file of the checkpoint by its sha256
+        dataset.directory / "manifest.json",  # and this one every file of the data
+        *code,
+    ]
+    digests = [sha256_of(file) if file.is_file() else None for file in files]
+    return hashlib.sha256(json.dumps([digests, options], sort_keys=True).encode()).hexdigest()
+
+
+def is_up_to_date(run: Run, inputs: str) -> bool:
+    """Whether the summary on disk was made from `inputs`, and the report stands beside it."""
+    try:
+        return bool(read_json(run.summary)["inputs"] == inputs) and run.report.is_file()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def build_summary(
+    loaded: LoadedRun,
+    dataset: Dataset,
+    scores: dict[str, SplitScores],  # by name: packed, unigram, trigram, and document where it was asked for
+    baseline_tokens: int,
+    options: dict[str, Any],
+    inputs: str,
+) -> dict[str, Any]:
+    """Everything that scripts may want to read; the names of the keys stay as they are."""
+    state, packed = loaded.checkpoint.state, scores["packed"]
+    tokens, seconds = int(state["tokens"]), float(state["seconds"])
+    context = loaded.model.config.context_length
+    policies = {name: text.format(context=context) for name, text in CONTEXT_POLICIES.items() if name in scores}
+    return {
+        "run": loaded.run.name,
+        "checkpoint_step": loaded.checkpoint.step,
+        "parameters": loaded.model.parameter_count(),
+        "tokens_trained": tokens,
+        "train_seconds": seconds,
+        "tokens_per_second": tokens / seconds if seconds else None,
+        "val_loss": packed.total.loss,
+        "val_perplexity": packed.total.perplexity,
+        "val_bits_per_byte": packed.total.bits_per_byte,
+        "val_tokens": packed.total.tokens,
+        "val_bytes": packed.total.bytes,
+        "per_source": packed.to_dict()["per_source"],
+        "baselines": {name: scores[name].to_dict() for name in ("unigram", "trigram")},
+        "baseline_training_tokens": baseline_tokens,
+        "document_context": scores["document"].to_dict() if "document" in scores else None,
+        "context_policy": "packed",
+        "context_policies": policies,
+        "end_of_text": "predicted after every document: counts in tokens and loss, adds no bytes",
+        "tokenizer_sha256": loaded.tokenizer.sha256,
+        "vocab_size": loaded.tokenizer.vocab_size,
+        "data": str(dataset.directory),
+        "data_fingerprint": dataset.fingerprint,
+        "trained_on_this_data": state.get("data_fingerprint") == dataset.fingerprint,
+        "precision": options["precision"],
+        "device": options["device"],
+        "options": options,
+        "inputs": inputs,
+    }

@@ -1,0 +1,90 @@
+"""From a run directory to a model that is ready to predict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from common.cli import from_dict
+from common.errors import UserError
+from common.files import read_json
+from common.runs import Checkpoint, Run, choose_checkpoint
+from data_pipeline.tokenizer import Tokenizer
+from model import Decoder, ModelConfig
+from model.device import DeviceName, choose_device
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A checkpoint's network in evaluation mode, with all that belongs to it."""
+
+    model: Decoder
+    tokenizer: Tokenizer
+    checkpoint: Checkpoint
+    run: Run
+    config: dict[str, Any]  # the run's whole config.json
+    device: torch.device
+
+
+def load_run(run: Run, which: str = "best", device: DeviceName = "auto") -> LoadedRun:
+    """Load checkpoint `which` ("best", "last" or a step) of `run`.
+
+    Raises:
+        UserError: there is no such whole checkpoint, or `load_checkpoint` refused it.
+    """
+    return load_checkpoint(run, choose_checkpoint(run, which), device)
+
+
+def load_checkpoint(run: Run, checkpoint: Checkpoint, device: DeviceName = "auto") -> LoadedRun:
+    """Load a checkpoint; only safetensors are read, nothing is unpickled.
+
+    Raises:
+        UserError: a damaged config, a tokenizer that the checkpoint was not trained with, or weights that do not fit
+            the config.
+    """
+    config = read_config(run)
+    tokenizer = Tokenizer(run.tokenizer)
+    model_config = from_dict(ModelConfig, config["model"], where=f"{run.config}: model")
+    _check_tokenizer(run, checkpoint, tokenizer, model_config)
+    target = choose_device(device)
+    with torch.random.fork_rng(devices=[]):  # the initial draw is overwritten; let no caller notice it
+        model = Decoder(model_config)
+    try:
+        model.load_state_dict(safetensors.torch.load_file(checkpoint.weights))
+    except (RuntimeError, SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the weights {checkpoint.weights} do not fit the model in {run.config}: {reason}; "
+            "restore the config that the run was trained with, or train it again under another --name"
+        ) from error
+    return LoadedRun(model.to(target).eval(), tokenizer, checkpoint, run, config, target)
+
+
+def read_config(run: Run) -> dict[str, Any]:
+    """The whole config.json of a run. Raises UserError when it is damaged."""
+    try:
+        config = read_json(run.config)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run.config} is damaged ({error}); train the run again under another --name") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise UserError(f"{run.config} has no section 'model'; train the run again under another --name")
+    return config
+
+
+def _check_tokenizer(run: Run, checkpoint: Checkpoint, tokenizer: Tokenizer, config: ModelConfig) -> None:
+    trained_with = checkpoint.state.get("tokenizer_sha256")
+    if trained_with != tokenizer.sha256:
+        raise UserError(
+            f"{run.tokenizer} (sha256 {tokenizer.sha256[:12]}) is not the tokenizer that {checkpoint.path.name} was "
+            f"trained with (sha256 {str(trained_with)[:12]}); copy the right {Tokenizer.file_name} from the data "
+            f"directory of the run into {run.path}"
+        )
+    if tokenizer.vocab_size != config.vocab_size:
+        raise UserError(
+            f"{run.tokenizer} has {tokenizer.vocab_size} ids, but model.vocab_size in {run.config} is "
+            f"{config.vocab_size}; they must be equal: set model.vocab_size in the config file and train again"
+        )

@@ -1,0 +1,151 @@
+"""Perplexity: what is scored, from which context, and how it is summed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from inference_fixtures import SOURCES, VOCAB, documents, make_data, tiny_model
+
+from common.errors import UserError
+from data_pipeline.shards import INDEX_DTYPE, Dataset
+from evaluation.perplexity import Score, document_windows, packed_windows, score_split, token_nll
+from model import Decoder
+from model.device import Precision
+
+CPU, FP32 = torch.device("cpu"), Precision("fp32", "")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return Dataset(make_data(tmp_path_factory.mktemp("data")))
+
+
+def split(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    stream = dataset.split("val")
+    return stream.read(0, len(stream)), stream.documents()
+
+
+def nll(model: Decoder, tokens: np.ndarray, windows: np.ndarray, batch_tokens: int = 256) -> np.ndarray:
+    return token_nll(model, tokens, windows, 0, CPU, FP32, batch_tokens)
+
+
+def one_by_one(model: Decoder, tokens: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Each token from a pass of its own over the context that its window gives it."""
+    result = np.zeros(len(tokens))
+    with torch.no_grad():
+        for start, length in windows.tolist():
+            for position in range(start, start + length):
+                context = [int(tokens[start - 1]) if start else 0, *tokens[start:position].tolist()]
+                logits = model(torch.tensor([context]))[0, -1].double()
+                result[position] = torch.logsumexp(logits, 0) - logits[tokens[position]]
+    return result
+
+
+def test_packed_windows_cover_everything_once() -> None:
+    assert packed_windows(10, 4).tolist() == [[0, 4], [4, 4], [8, 2]]
+    assert packed_windows(8, 4).tolist() == [[0, 4], [4, 4]]
+    assert packed_windows(3, 4).tolist() == [[0, 3]]
+
+
+def test_document_windows_stay_inside_documents() -> None:
+    lengths = [5, 1, 8, 4]
+    index = np.array([(s, n, n, 0) for s, n in zip((0, 5, 6, 14), lengths, strict=True)], INDEX_DTYPE)
+    expected = [[0, 4], [4, 1], [5, 1], [6, 4], [10, 4], [14, 4]]
+    assert document_windows(index, 4).tolist() == expected
+
+
+@pytest.mark.parametrize("policy", ["packed", "document"])
+def test_equals_a_loop_over_single_tokens(policy: str, dataset: Dataset) -> None:
+    tokens, index = split(dataset)
+    index = index[:6]
+    tokens = tokens[: int(index["tokens"].sum())]
+    model = tiny_model(context_length=16, embedding_std=0.1)
+    windows = packed_windows(len(tokens), 16) if policy == "packed" else document_windows(index, 16)
+    assert len(tokens) % 16, "the last window should be short"
+    found = nll(model, tokens, windows)
+    assert found.dtype == np.float32
+    assert found.shape == tokens.shape
+    np.testing.assert_allclose(found, one_by_one(model, tokens, windows), atol=2e-5, rtol=1e-5)
+
+
+def test_document_policy_equals_documents_alone(dataset: Dataset) -> None:
+    tokens, index = split(dataset)
+    model = tiny_model(context_length=256, embedding_std=0.1)
+    found = nll(model, tokens, document_windows(index, 256))
+    for start, length in zip(index["start"][:5].tolist(), index["tokens"][:5].tolist(), strict=True):
+        alone = tokens[start : start + length]
+        np.testing.assert_allclose(
+            found[start : start + length], nll(model, alone, packed_windows(length, 256)), atol=1e-5
+        )
+
+
+def test_does_not_depend_on_the_batch_size(dataset: Dataset) -> None:
+    tokens, index = split(dataset)
+    model = tiny_model(embedding_std=0.1)
+    for windows in (packed_windows(len(tokens), 32), document_windows(index, 32)):
+        reference = nll(model, tokens, windows, batch_tokens=1)
+        for batch_tokens in (33, 100, 10_000):
+            np.testing.assert_allclose(nll(model, tokens, windows, batch_tokens), reference, atol=1e-5)
+
+
+def test_uniform_model_has_the_perplexity_of_its_vocabulary(dataset: Dataset) -> None:
+    tokens, index = split(dataset)
+    model = tiny_model()
+    torch.nn.init.zeros_(model.embedding.weight)
+    scores = score_split(nll(model, tokens, packed_windows(len(tokens), 32)), index, dataset.sources)
+    assert scores.total.perplexity == pytest.approx(VOCAB, rel=1e-5)
+    assert scores.total.loss == pytest.approx(math.log(VOCAB), rel=1e-6)
+    assert all(score.perplexity == pytest.approx(VOCAB, rel=1e-5) for score in scores.per_source.values())
+
+
+def test_sources_add_up_and_bytes_are_those_of_the_raw_text(dataset: Dataset) -> None:
+    tokens, index = split(dataset)
+    rng = np.random.default_rng(0)
+    values = rng.exponential(3, len(tokens)).astype(np.float32)
+    scores = score_split(values, index, dataset.sources)
+    total = values.astype(np.float64).sum()
+    parts = scores.per_source.values()
+    assert sum(score.loss * score.tokens for score in parts) == pytest.approx(total, rel=1e-12)
+    assert sum(score.tokens for score in parts) == scores.total.tokens == len(tokens)
+    for number, (source, score) in enumerate(scores.per_source.items()):
+        texts = [text for n, (name, text) in enumerate(documents()) if name == source and n // 2 % 10 == 0]
+        assert score.bytes == sum(len(text.encode("utf-8")) for text in texts)
+        mine = np.concatenate([values[d["start"] : d["start"] + d["tokens"]] for d in index if d["source"] == number])
+        assert score.loss == pytest.approx(mine.astype(np.float64).mean(), rel=1e-12)
+        assert score.bits_per_byte == pytest.approx(
+            mine.astype(np.float64).sum() / math.log(2) / score.bytes, rel=1e-12
+        )
+        assert score.perplexity == pytest.approx(math.exp(score.loss))
+    assert list(scores.per_source) == list(SOURCES)
+
+
+def test_a_source_without_validation_text_is_left_out(dataset: Dataset) -> None:
+    tokens, index = split(dataset)
+    scores = score_split(np.ones(len(tokens), np.float32), index, [*SOURCES, "empty"])
+    assert "empty" not in scores.per_source
+    assert Score.of(1.0, 1, 0).bits_per_byte == math.inf
+
+
+def test_an_index_that_does_not_fit_is_refused(dataset: Dataset) -> None:
+    tokens, index = split(dataset)
+    for wrong in (index[:-1], index[1:]):
+        with pytest.raises(UserError, match="does not cover its tokens"):
+            score_split(np.ones(len(tokens), np.float32), wrong, dataset.sources)
+
+
+def test_windows_that_miss_a_token_are_our_own_mistake(dataset: Dataset) -> None:
+    tokens, _ = split(dataset)
+    with pytest.raises(AssertionError, match="predictions for"):
+        nll(tiny_model(), tokens, packed_windows(len(tokens) - 1, 32))
+
+
+def test_a_diverged_model_is_named(dataset: Dataset, tmp_path: Path) -> None:
+    tokens, _ = split(dataset)
+    model = tiny_model()
+    torch.nn.init.constant_(model.embedding.weight, math.nan)
+    with pytest.raises(UserError, match=r"not finite.*--checkpoint"):
+        nll(model, tokens, packed_windows(len(tokens), 32))
