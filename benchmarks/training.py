@@ -25,7 +25,7 @@ from model import Decoder  # noqa: E402
 from model.device import Precision, choose_device, choose_precision  # noqa: E402
 from training.batches import Batches  # noqa: E402
 from training.config import RunConfig  # noqa: E402
-from training.optimizers import make_optimizer, set_learning_rate  # noqa: E402
+from training.optimizers import make_optimizers, set_learning_rates  # noqa: E402
 from training.plan import measure_matmul, split_batch  # noqa: E402
 
 
@@ -53,8 +53,9 @@ class Stepper:
         self.batches = Batches(TokenStream([Shard(path, len(tokens))], np.dtype("<u2")), self.split.context, 0)
         torch.manual_seed(0)
         self.model = Decoder(config.model).to(self.device)
-        self.optimizer = make_optimizer(self.model, config.optimizer, self.device)
-        set_learning_rate(self.optimizer, 1.0)
+        precision = choose_precision(self.device, config.precision)
+        self.optimizers = make_optimizers(self.model, config.optimizer, self.device, precision)
+        set_learning_rates(self.optimizers, 1.0)
         self.windows = 0
 
     def step(self, precision: Precision) -> Measurement:
@@ -70,8 +71,9 @@ class Stepper:
             loss.backward()
             clock.lap("backward")
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         clock.lap("update")
         seconds = sum(clock.laps.values())
         speed = self.split.tokens_per_step / seconds
@@ -116,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
 
             return measure
 
-        variants = {chosen.name: variant(chosen, keep_freed_memory)}
+        variants: dict[str, Callable[[], Measurement]] = {chosen.name: variant(chosen, keep_freed_memory)}
         if stepper.device.type == "cpu":
             variants[f"{chosen.name}, freed memory returned"] = variant(chosen, return_freed_memory)
         if chosen.name != "fp32":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from common.errors import UserError
 from data_pipeline.shards import Dataset, Shard, TokenStream, token_dtype
 from model import Decoder, ModelConfig
 from model.config import gpt2, llama
+from model.device import Precision
 from training.batches import Batches
 from training.config import BatchConfig, BudgetConfig, OptimizerConfig, RunConfig, ScheduleConfig
-from training.optimizers import make_optimizer, set_learning_rate
+from training.muon import Muon, orthogonalize
+from training.optimizers import make_optimizers, set_learning_rates
 from training.plan import split_batch
 from training.schedules import Progress, fraction_used, learning_rate_factor
 
@@ -115,25 +118,54 @@ def test_dataset_reads_its_manifest(project: Path) -> None:
         Dataset(project / "data" / "tiny")
 
 
-@pytest.mark.parametrize("config", [ModelConfig(), gpt2(), llama()])
-def test_every_parameter_is_in_exactly_one_group(config: ModelConfig) -> None:
+CPU, FP32 = torch.device("cpu"), Precision("fp32", "exact")
+
+
+@pytest.mark.parametrize("matrices", ["muon", "adamw"])
+@pytest.mark.parametrize("config", [ModelConfig(), ModelConfig(tied=False), gpt2(), llama()])
+def test_every_parameter_is_in_exactly_one_group(config: ModelConfig, matrices: Literal["muon", "adamw"]) -> None:
     model = Decoder(replace(config, layers=2, width=64, heads=2, kv_heads=None, vocab_size=50))
-    optimizer = make_optimizer(model, OptimizerConfig(), torch.device("cpu"))
-    counted = Counter(id(p) for group in optimizer.param_groups for p in group["params"])
+    optimizers = make_optimizers(model, OptimizerConfig(matrices=matrices), CPU, FP32)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    counted = Counter(id(p) for group in groups for p in group["params"])
     assert set(counted.values()) == {1}
     assert set(counted) == {id(p) for p in model.parameters()}
-    undecayed = [p for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]]
-    assert all(p.ndim == 1 for p in undecayed)
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {id(p) for name, p in model.named_parameters() if name.startswith("blocks") and p.ndim == 2}
 
 
 def test_groups_keep_their_ratio_of_rates() -> None:
-    optimizer = make_optimizer(
-        Decoder(ModelConfig(vocab_size=50, layers=1, width=16, heads=1)),
-        OptimizerConfig(lr=1.0, embedding_lr=3.0, scalar_lr=5.0),
-        torch.device("cpu"),
-    )
-    assert set_learning_rate(optimizer, 0.5) == 0.5
-    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 1.5, 2.5]
+    model = Decoder(ModelConfig(vocab_size=50, layers=1, width=16, heads=1, tied=False))
+    config = OptimizerConfig(lr=1.0, embedding_lr=3.0, head_lr=4.0, scalar_lr=5.0)
+    optimizers = make_optimizers(model, config, CPU, FP32)
+    assert set_learning_rates(optimizers, 0.5) == 0.5
+    assert [group["lr"] for optimizer in optimizers for group in optimizer.param_groups] == [0.5, 1.5, 2.0, 2.5]
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (96, 32), (32, 96)])
+def test_orthogonalized_singular_values_are_near_one(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(3, *shape) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+    together = orthogonalize(matrices)
+    values = torch.linalg.svdvals(together)
+    assert values.min() > 0.6 and values.max() < 1.3
+    for matrix, result in zip(matrices, together, strict=True):
+        torch.testing.assert_close(orthogonalize(matrix[None])[0], result, atol=1e-4, rtol=1e-4)
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        assert ((left @ right) * result).sum() / min(shape) == pytest.approx(1.0, abs=0.2)  # the same directions
+    assert torch.isfinite(orthogonalize(torch.zeros(1, *shape))).all()
+
+
+def test_muon_step_in_its_parts() -> None:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(8, 4))
+    before, gradient = weight.detach().clone(), torch.randn(8, 4)
+    weight.grad = gradient.clone()
+    Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.5, compute_dtype=torch.float32).step()
+    average = 0.1 * gradient
+    update = orthogonalize((0.1 * gradient + 0.9 * average)[None])[0] * 2**0.5
+    decayed = torch.where(update * before >= 0, before * (1 - 0.1 * 0.5), before)
+    torch.testing.assert_close(weight.detach(), decayed - 0.1 * update)
 
 
 def test_accumulation_is_derived() -> None:

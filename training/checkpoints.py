@@ -23,7 +23,7 @@ Tensors = dict[str, torch.Tensor]
 def save_checkpoint(
     run: Run,
     model: Decoder,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     state: dict[str, Any],
     random_states: list[dict[str, Any]],
 ) -> Checkpoint:
@@ -37,7 +37,7 @@ def save_checkpoint(
         with atomic_directory(path) as directory:
             weights = {name: value.contiguous() for name, value in model.state_dict().items()}
             save_file(weights, _file(directory, "model"))
-            tensors, optimizer_state = _flatten_optimizer(model, optimizer)
+            tensors, optimizer_state = _flatten_optimizers(model, optimizers)
             save_file(tensors, _file(directory, "optimizer"))
             for rank, random_state in enumerate(random_states):
                 save_file(random_state["tensors"], _file(directory, f"random_{rank:05d}"))
@@ -60,7 +60,7 @@ def save_checkpoint(
     return Checkpoint(path, int(state["step"]))
 
 
-def load_checkpoint(checkpoint: Checkpoint, model: Decoder, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load_checkpoint(checkpoint: Checkpoint, model: Decoder, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     """Put weights and optimizer state back in place; returns `state.json`. The random state is restored separately.
 
     Raises:
@@ -71,7 +71,7 @@ def load_checkpoint(checkpoint: Checkpoint, model: Decoder, optimizer: torch.opt
     except RuntimeError as error:
         raise UserError(f"{checkpoint.path} does not fit the configured model: {error}") from error
     state = checkpoint.state
-    _restore_optimizer(model, optimizer, load_file(_file(checkpoint.path, "optimizer")), state["optimizer"])
+    _restore_optimizers(model, optimizers, load_file(_file(checkpoint.path, "optimizer")), state["optimizer"])
     return state
 
 
@@ -139,12 +139,13 @@ def _file(directory: Path, name: str) -> Path:
     return directory / f"{name}.safetensors"
 
 
-def _flatten_optimizer(model: Decoder, optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
+def _flatten_optimizers(model: Decoder, optimizers: list[torch.optim.Optimizer]) -> tuple[Tensors, dict[str, Any]]:
     """Optimizer state under parameter names: tensors as `name:key`, everything else for JSON."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     tensors: Tensors = {}
     scalars: dict[str, Any] = {}
-    for parameter, values in optimizer.state.items():
+    state = [item for optimizer in optimizers for item in optimizer.state.items()]
+    for parameter, values in state:
         for key, value in values.items():
             full = f"{names[id(parameter)]}:{key}"
             if isinstance(value, torch.Tensor):
@@ -154,13 +155,14 @@ def _flatten_optimizer(model: Decoder, optimizer: torch.optim.Optimizer) -> tupl
     return tensors, scalars
 
 
-def _restore_optimizer(
-    model: Decoder, optimizer: torch.optim.Optimizer, tensors: Tensors, scalars: dict[str, Any]
+def _restore_optimizers(
+    model: Decoder, optimizers: list[torch.optim.Optimizer], tensors: Tensors, scalars: dict[str, Any]
 ) -> None:
     parameters = dict(model.named_parameters())
+    owner = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     for full, value in {**tensors, **scalars}.items():
         name, key = full.rsplit(":", 1)
         parameter = parameters[name]
         if isinstance(value, torch.Tensor) and value.ndim:
             value = value.to(parameter.device)
-        optimizer.state[parameter][key] = value
+        owner[parameter].state[parameter][key] = value

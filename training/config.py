@@ -29,22 +29,28 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (arXiv 1711.05101)."""
+    """Muon for the weight matrices in the blocks, AdamW (arXiv 1711.05101) for everything else."""
 
-    lr: float = 2e-3
-    """Peak learning rate of the weight matrices in the blocks."""
-    embedding_lr: float = 2e-3
-    """Peak learning rate of embeddings and head."""
-    scalar_lr: float = 2e-3
+    matrices: Literal["muon", "adamw"] = "muon"
+    """What trains the weight matrices in the blocks."""
+    lr: float = 0.01
+    """Peak learning rate of the weight matrices in the blocks; AdamW wants about a tenth of Muon's."""
+    embedding_lr: float = 3e-3
+    """Peak learning rate of embeddings, a tied head among them."""
+    head_lr: float = 3e-3
+    """Peak learning rate of an untied head."""
+    scalar_lr: float = 3e-3
     """Peak learning rate of gains, biases and residual scalars."""
     weight_decay: float = 0.1
-    """Decoupled weight decay of matrices and embeddings; gains, biases and scalars have none."""
+    """Decoupled weight decay of the weight matrices in the blocks; nothing else decays."""
+    momentum: float = 0.95
+    """Muon: decay of the running mean of gradients."""
     beta1: float = 0.9
-    """Decay of the running mean of gradients."""
+    """AdamW: decay of the running mean of gradients."""
     beta2: float = 0.95
-    """Decay of the running mean of squared gradients."""
+    """AdamW: decay of the running mean of squared gradients."""
     eps: float = 1e-8
-    """Added to the denominator."""
+    """AdamW: added to the denominator."""
     grad_clip: float = 1.0
     """Largest gradient norm; 0 turns clipping off."""
 

@@ -25,7 +25,7 @@ class Job:
     config: RunConfig
     run: Run
     model: Decoder
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler  # does nothing unless the precision is fp16
     dataset: Dataset
     tokenizer: Tokenizer

@@ -148,7 +148,7 @@ class Journal:
                 "wandb_id": self.wandb_id,
                 "world_size": job.world.size,
             }
-            save_checkpoint(job.run, job.model, job.optimizer, state, random_states)
+            save_checkpoint(job.run, job.model, job.optimizers, state, random_states)
             prune(job.run, job.config.checkpoint.keep)
         job.world.barrier()
 

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from model.decoder import IGNORE
 from training.job import Job
 from training.journal import Journal, Step, TrainingDiverged
-from training.optimizers import set_learning_rate
+from training.optimizers import set_learning_rates
 from training.schedules import fraction_used, learning_rate_factor
 
 
@@ -29,17 +29,19 @@ def train(job: Job, journal: Journal) -> None:
         step_started = time.monotonic()
         ahead = job.progress.after(split.tokens_per_step, split.windows_per_step)
         factor = learning_rate_factor(config.schedule, fraction_used(config.budget, ahead))
-        lr = set_learning_rate(job.optimizer, factor)
+        lr = set_learning_rates(job.optimizers, factor)
 
         loss_sum, tokens = accumulate_gradients(job, network)
-        job.scaler.unscale_(job.optimizer)
+        for optimizer in job.optimizers:
+            job.scaler.unscale_(optimizer)
         grad_norm = nn.utils.clip_grad_norm_(job.model.parameters(), config.optimizer.grad_clip or math.inf).item()
         if not math.isfinite(grad_norm) and not job.scaler.is_enabled():
             # Every process sees the same averaged gradients, so all stop here, before the weights are touched.
             raise TrainingDiverged(job, grad_norm)
-        job.scaler.step(job.optimizer)
+        for optimizer in job.optimizers:
+            job.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
         job.scaler.update()
-        job.optimizer.zero_grad(set_to_none=True)
 
         # One exchange a step: the loss, and what all processes must agree on, the clock and a request to stop.
         now = time.monotonic()

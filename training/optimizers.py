@@ -2,35 +2,57 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from model import Decoder
+from model.device import Precision
 from training.config import OptimizerConfig
+from training.muon import Muon
 
 
-def make_optimizer(model: Decoder, config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
-    """AdamW over three groups; `peak_lr` in each is what the schedule's factor multiplies."""
-    named = dict(model.named_parameters())
-    embeddings = [p for name, p in named.items() if name.endswith("embedding.weight") or name == "head.weight"]
-    taken = {id(p) for p in embeddings}
-    matrices = [p for p in named.values() if p.ndim == 2 and id(p) not in taken]
-    scalars = [p for p in named.values() if p.ndim != 2]
-    groups = [
-        {"params": matrices, "peak_lr": config.lr, "weight_decay": config.weight_decay},
-        {"params": embeddings, "peak_lr": config.embedding_lr, "weight_decay": config.weight_decay},
-        {"params": scalars, "peak_lr": config.scalar_lr, "weight_decay": 0.0},
+def make_optimizers(
+    model: Decoder, config: OptimizerConfig, device: torch.device, precision: Precision
+) -> list[torch.optim.Optimizer]:
+    """The optimizers that together hold every parameter once; `peak_lr` in a group is what the schedule scales."""
+    matrices: list[Any] = []
+    embeddings: list[Any] = []
+    head: list[Any] = []
+    scalars: list[Any] = []
+    for name, parameter in model.named_parameters():
+        if name == "head.weight":
+            head.append(parameter)
+        elif "embedding.weight" in name:
+            embeddings.append(parameter)
+        else:
+            (matrices if parameter.ndim == 2 else scalars).append(parameter)
+
+    def group(parameters: list[Any], lr: float, weight_decay: float) -> dict[str, Any]:
+        return {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": weight_decay}
+
+    of_matrices = group(matrices, config.lr, config.weight_decay)
+    of_others = [
+        group(embeddings, config.embedding_lr, 0.0),
+        group(head, config.head_lr, 0.0),
+        group(scalars, config.scalar_lr, 0.0),
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.lr,
+    adamw = torch.optim.AdamW(
+        [g for g in ([of_matrices] if config.matrices == "adamw" else []) + of_others if g["params"]],
         betas=(config.beta1, config.beta2),
         eps=config.eps,
         fused=device.type in ("cpu", "cuda"),  # one pass over each tensor instead of a dozen
     )
+    if config.matrices == "adamw":
+        return [adamw]
+    # Half precision is enough for the direction of an update; a run in fp32 asks for exactness.
+    dtype = torch.bfloat16 if precision.name == "bf16" else torch.float32
+    return [Muon([of_matrices], config.lr, config.momentum, config.weight_decay, dtype), adamw]
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Give every group its peak rate times `factor`; returns the rate of the first group, for logging."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
-    return float(optimizer.param_groups[0]["lr"])
+def set_learning_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> float:
+    """Give every group its peak rate times `factor`; returns the rate of the block matrices, for logging."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+    return float(optimizers[0].param_groups[0]["lr"])

@@ -24,7 +24,7 @@ from training.distribution import process_group, world_from_environment
 from training.job import Job
 from training.journal import Journal, StopRequest
 from training.loop import train
-from training.optimizers import make_optimizer
+from training.optimizers import make_optimizers
 from training.plan import check_data, print_plan, split_batch
 from training.schedules import Progress, check_budget, fraction_used
 from training.tracking import Tracker
@@ -62,7 +62,7 @@ def run_training(config: RunConfig, dry_run: bool = False) -> None:
             config=config,
             run=run,
             model=model,
-            optimizer=make_optimizer(model, config.optimizer, device),
+            optimizers=make_optimizers(model, config.optimizer, device, precision),
             scaler=torch.amp.GradScaler(device.type, enabled=precision.name == "fp16"),
             dataset=dataset,
             tokenizer=tokenizer,
@@ -112,7 +112,7 @@ def resume(job: Job, console: Console) -> dict[str, Any]:
         console.print(f"warning: {line}; falling back to the checkpoint before", soft_wrap=True)
     if checkpoint is None:
         return {}
-    state = load_checkpoint(checkpoint, job.model, job.optimizer)
+    state = load_checkpoint(checkpoint, job.model, job.optimizers)
     if state["data_fingerprint"] != job.dataset.fingerprint:
         raise UserError(
             f"{job.dataset.directory} has changed since {checkpoint.path} was written; restore the data, or start a "

@@ -1,0 +1,80 @@
+"""Muon: momentum whose update is made orthogonal, for the weight matrices of the blocks.
+
+Keller Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with the coefficients of Polar Express (Amsel et al.
+2025, arXiv 2505.16932) and cautious weight decay (Chen et al. 2025, arXiv 2510.12402).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# One (a, b, c) an iteration: X becomes a X + b (X X^T) X + c (X X^T)^2 X.
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrix of each, roughly: singular values come out near 1. (n, rows, columns)"""
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices  # the shorter side first: X X^T is then the smaller square
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)
+    for a, b, c in POLAR_EXPRESS:
+        square = x @ x.mT
+        x = a * x + (b * square + c * (square @ square)) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Matrices of one shape are stacked and made orthogonal together, which keeps the products large."""
+
+    def __init__(
+        self,
+        parameters: Iterable[Any],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        compute_dtype: torch.dtype,
+    ) -> None:
+        """`compute_dtype` is that of the matrix products; state and weights keep their own."""
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.compute_dtype = compute_dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        assert closure is None, "Muon evaluates nothing itself"
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape[parameter.shape].append(parameter)
+            for parameters in by_shape.values():
+                self._update(parameters, group)
+
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Update matrices that all have the same shape."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        averages = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+        ahead = torch.stack(torch._foreach_lerp(gradients, averages, group["momentum"]))  # Nesterov's look-ahead
+        updates = orthogonalize(ahead.to(self.compute_dtype)).to(parameters[0].dtype)
+        rows, columns = parameters[0].shape
+        updates *= max(1.0, rows / columns) ** 0.5  # equal size of the output whatever the shape
+        for parameter, update in zip(parameters, updates, strict=True):
+            if group["weight_decay"]:
+                # Cautious: decay only where the update already pulls towards zero.
+                parameter.mul_(1 - group["lr"] * group["weight_decay"] * (update * parameter >= 0))
+            parameter.add_(update, alpha=-group["lr"])
