@@ -39,7 +39,14 @@ def main(argv: Sequence[str]) -> None:
     workers = default_workers() if command.workers is None else command.workers
     if workers < 1:
         raise UserError(f"--workers is {workers}; it must be at least 1")
-    curate(command.config, Path(command.out or Path("data") / Path(argv[0]).stem), workers)
+    out = Path(command.out or Path("data") / Path(argv[0]).stem)
+    try:
+        curate(command.config, out, workers)
+    except OSError as error:
+        raise UserError(
+            f"cannot go on with {out}: {error}; what is finished is kept: mend it (make room, say), then run the same "
+            "command again"
+        ) from error
 
 
 if __name__ == "__main__":

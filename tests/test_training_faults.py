@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tiny import PROJECT, environment, make_dataset, run_train
+import torch
+from safetensors.torch import load_file
+from tiny import PROJECT, environment, make_dataset, read_metrics, run_train
 
-from common.files import read_json, write_json
+from common.files import read_json, sha256_of, write_json
 from common.runs import Checkpoint, CheckpointError, Run
 from training.checkpoints import prune
 
@@ -47,8 +50,6 @@ def test_every_kind_of_damage_is_noticed(project_template: Path, tmp_path: Path,
     step.mkdir()
     for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
         (step / name).write_bytes(bytes(range(200)))
-    from common.files import sha256_of
-
     files = {file.name: {"bytes": 200, "sha256": sha256_of(file)} for file in step.iterdir()}
     write_json(step / "manifest.json", {"files": files})
     Checkpoint(step, 1).verify()
@@ -171,3 +172,17 @@ def test_dry_run_writes_nothing(project: Path) -> None:
     result = run_train(project, "--dry-run", "--data.directory", "data/none")
     assert "34,820" in result.stderr and "no curated data in" in result.stderr
     assert not (project / "runs").exists()
+
+
+def test_fp16_overflow_skips_the_step(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No optimizer may step on overflowed gradients: clipping has turned all of them into zeros or NaN."""
+    scaler = functools.partial(torch.amp.GradScaler, init_scale=2.0**40)
+    monkeypatch.setattr("training.run.torch.amp.GradScaler", scaler)
+    run_train(
+        project, "--precision", "fp16", "--budget.steps", "4", "--checkpoint.every", "1", "--checkpoint.keep", "9"
+    )
+    rows = read_metrics(project / "runs" / "tiny")
+    assert rows[0]["grad_norm"] is None
+    weights = [load_file(c.weights) for c in Run(project / "runs" / "tiny").checkpoints()]
+    assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
+    assert all(torch.isfinite(value).all() for value in weights[-1].values())

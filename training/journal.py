@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from dataclasses import asdict, dataclass
 from types import FrameType
@@ -79,8 +80,11 @@ class Journal:
     def stop_requested(self) -> bool:
         return self.stop.asked
 
-    def after_step(self, job: Job, step: Step, finished: bool) -> None:
-        """Validate, log and save whatever is due after this step, in this order."""
+    def after_step(self, job: Job, step: Step, finished: bool, stopping: bool) -> None:
+        """Validate, log and save whatever is due after this step, in this order.
+
+        A run that was asked to stop only saves: whoever asked may not wait for more, and it will be resumed.
+        """
         number, config = job.progress.step, job.config
         self._step_seconds.append(step.seconds)
         result = validate_job(job) if finished or number % config.validation.every == 0 else None
@@ -92,8 +96,10 @@ class Journal:
         every, minutes = config.checkpoint.every, config.checkpoint.minutes
         on_step = every is not None and number % every == 0
         on_time = minutes is not None and job.progress.seconds - self._saved_at >= 60 * minutes
-        if finished or improved or on_step or on_time:
+        if finished or stopping or improved or on_step or on_time:
             self._save(job, result)
+        if stopping and self.display:
+            self.display.note(f"stopped as asked after step {number}; the same command goes on from there")
 
     def _log(self, job: Job, step: Step, result: ValidationResult | None) -> None:
         tokens_per_second = job.split.tokens_per_step * len(self._step_seconds) / sum(self._step_seconds)
@@ -104,7 +110,7 @@ class Journal:
             "seconds": round(job.progress.seconds, 3),
             "train/loss": step.loss,
             "lr": step.lr,
-            "grad_norm": step.grad_norm,
+            "grad_norm": step.grad_norm if math.isfinite(step.grad_norm) else None,  # JSON has no infinity
             "tokens_per_second": round(tokens_per_second, 1),
         }
         if result is not None:

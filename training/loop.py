@@ -24,8 +24,8 @@ def train(job: Job, journal: Journal) -> None:
     network = DistributedDataParallel(job.model, broadcast_buffers=False) if world.size > 1 else job.model
     job.model.train()
     started = time.monotonic() - job.progress.seconds
-    finished = fraction_used(config.budget, job.progress) >= 1
-    while not finished:
+    finished = stopping = False
+    while not (finished or stopping):
         step_started = time.monotonic()
         ahead = job.progress.after(split.tokens_per_step, split.windows_per_step)
         factor = learning_rate_factor(config.schedule, fraction_used(config.budget, ahead))
@@ -39,7 +39,8 @@ def train(job: Job, journal: Journal) -> None:
             # Every process sees the same averaged gradients, so all stop here, before the weights are touched.
             raise TrainingDiverged(job, grad_norm)
         for optimizer in job.optimizers:
-            job.scaler.step(optimizer)
+            if math.isfinite(grad_norm):  # in fp16 an overflow skips the step, and the scaler lowers its scale
+                job.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         job.scaler.update()
 
@@ -47,8 +48,8 @@ def train(job: Job, journal: Journal) -> None:
         now = time.monotonic()
         loss_sum, elapsed, stops = world.sum([loss_sum, now - started, journal.stop_requested], job.device)
         job.progress = replace(ahead, seconds=elapsed / world.size)
-        finished = fraction_used(config.budget, job.progress) >= 1 or stops > 0
-        journal.after_step(job, Step(loss_sum / tokens, lr, grad_norm, now - step_started), finished)
+        finished, stopping = fraction_used(config.budget, job.progress) >= 1, stops > 0
+        journal.after_step(job, Step(loss_sum / tokens, lr, grad_norm, now - step_started), finished, stopping)
 
 
 def accumulate_gradients(job: Job, network: nn.Module) -> tuple[float, int]:

@@ -84,7 +84,11 @@ def run_training(config: RunConfig, dry_run: bool = False) -> None:
 
 
 def record(job: Job, state: dict[str, Any], console: Console) -> None:
-    """Run the loop with its journal open."""
+    """Run the loop with its journal open.
+
+    Raises:
+        UserError: training diverged, or the disk takes no more; the checkpoints so far are whole.
+    """
     tracker = display = None
     stop = StopRequest()
     if job.world.is_main:
@@ -92,13 +96,18 @@ def record(job: Job, state: dict[str, Any], console: Console) -> None:
         tracker = Tracker(job.run, job.config, to_dict(job.config), job.progress.step, wandb_id)
         display = ProgressDisplay(console)
     try:
-        train(job, Journal(tracker, display, stop, state, job.progress.seconds))
-    finally:
-        stop.close()
-        if display:
-            display.close()
-        if tracker:
-            tracker.close()
+        try:
+            train(job, Journal(tracker, display, stop, state, job.progress.seconds))
+        finally:
+            stop.close()
+            if display:
+                display.close()
+            if tracker:
+                tracker.close()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {job.run.path}: {error}; make room, then run the same command again to go on"
+        ) from error
 
 
 def resume(job: Job, console: Console) -> dict[str, Any]:
