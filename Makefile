@@ -2,15 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Recipes then read as you would type them with the environment activated.
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .PHONY: quickstart test test-slow lint bench clean
 .DEFAULT_GOAL := quickstart
+.DELETE_ON_ERROR:  # an environment that was not finished is made again
 
 quickstart: $(VENV)/.base
 	python -m data_pipeline configs/data/quickstart.py
@@ -41,7 +41,7 @@ bench: $(VENV)/.dev
 	python -m benchmarks.inference
 
 clean:
-	rm -rf $(VENV) runs data
+	rm -rf $(VENV)
 
 # Each set of dependencies is installed once, and again when its pins change.
 $(BIN)/python:
@@ -50,9 +50,10 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable .
+	$(PIP) setuptools
+	$(PIP) --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(PIP) --editable '.[test,lint]'
+	$(PIP) --no-build-isolation --editable '.[test,lint]'
 	@touch $@

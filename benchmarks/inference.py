@@ -41,6 +41,7 @@ def with_cache(model: Decoder, prompt: torch.Tensor, new_tokens: int) -> Measure
     cache = KVCache(model.config, prompt.shape[0], prompt.shape[1] + new_tokens, device, torch.float32)
     started = time.perf_counter()
     ids = model(prompt, cache=cache, last_only=True).argmax(-1)
+    ids.sum().item()  # waits for the device
     prefilled = time.perf_counter()
     for _ in range(new_tokens - 1):
         ids = model(ids, cache=cache, last_only=True).argmax(-1)
@@ -53,6 +54,7 @@ def with_cache(model: Decoder, prompt: torch.Tensor, new_tokens: int) -> Measure
 def without_cache(model: Decoder, prompt: torch.Tensor, new_tokens: int) -> Measurement:
     started = time.perf_counter()
     ids = torch.cat([prompt, model(prompt, last_only=True).argmax(-1)], dim=1)
+    ids.sum().item()  # waits for the device
     prefilled = time.perf_counter()
     for _ in range(new_tokens - 1):
         ids = torch.cat([ids, model(ids, last_only=True).argmax(-1)], dim=1)

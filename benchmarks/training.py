@@ -5,12 +5,11 @@ from common.threads import bind_threads, keep_freed_memory
 bind_threads()
 
 import ctypes  # noqa: E402
-import resource  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
-from dataclasses import dataclass, replace  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -44,8 +43,8 @@ class BenchmarkCommand:
 class Stepper:
     """Training steps on a file of random tokens, with the time of each phase."""
 
-    def __init__(self, config: RunConfig, directory: Path) -> None:
-        self.config, self.device = config, choose_device(config.device)
+    def __init__(self, config: RunConfig, precision: Precision, directory: Path) -> None:
+        self.precision, self.device = precision, choose_device(config.device)
         self.split = split_batch(config, world_size=1)
         path = directory / "random.bin"
         tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, 5_000_000)
@@ -53,18 +52,17 @@ class Stepper:
         self.batches = Batches(TokenStream([Shard(path, len(tokens))], np.dtype("<u2")), self.split.context, 0)
         torch.manual_seed(0)
         self.model = Decoder(config.model).to(self.device)
-        precision = choose_precision(self.device, config.precision)
         self.optimizers = make_optimizers(self.model, config.optimizer, self.device, precision)
         set_learning_rates(self.optimizers, 1.0)
         self.windows = 0
 
-    def step(self, precision: Precision) -> Measurement:
+    def step(self) -> Measurement:
         clock = Clock(self.device)
         for _ in range(self.split.accumulation):
             inputs, targets = self.batches.micro_batch(self.windows, self.split.micro_batch)
             self.windows += self.split.micro_batch
             clock.lap("load")
-            with precision.autocast(self.device):
+            with self.precision.autocast(self.device):
                 losses = self.model(inputs.to(self.device), targets.to(self.device))
             loss = losses.sum() / self.split.tokens_per_step
             clock.lap("forward")
@@ -89,11 +87,18 @@ class Clock:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(self.device)
         now = time.perf_counter()
         self.laps[name] += now - self._last
         self._last = now
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def return_freed_memory() -> None:
@@ -106,28 +111,29 @@ def return_freed_memory() -> None:
 def main(argv: Sequence[str]) -> None:
     command = tyro.cli(BenchmarkCommand, args=argv, prog="python -m benchmarks.training")
     config = load_config(command.config, RunConfig)
+    device = choose_device(config.device)
+    chosen = choose_precision(device, config.precision)
     with tempfile.TemporaryDirectory() as directory:
-        stepper = Stepper(config, Path(directory))
-        chosen = choose_precision(stepper.device, config.precision)
 
         def variant(precision: Precision, memory: Callable[[], None]) -> Callable[[], Measurement]:
+            stepper = Stepper(config, precision, Path(directory))
+
             def measure() -> Measurement:
                 memory()
-                stepper.step(precision)
-                return stepper.step(precision)
+                stepper.step()
+                return stepper.step()
 
             return measure
 
         variants: dict[str, Callable[[], Measurement]] = {chosen.name: variant(chosen, keep_freed_memory)}
-        if stepper.device.type == "cpu":
+        if device.type == "cpu":
             variants[f"{chosen.name}, freed memory returned"] = variant(chosen, return_freed_memory)
         if chosen.name != "fp32":
-            variants["fp32"] = variant(replace(chosen, name="fp32"), keep_freed_memory)
+            variants["fp32"] = variant(Precision("fp32", "to compare"), keep_freed_memory)
         results = alternate(variants, command.rounds)
-        peak = measure_matmul(stepper.device, chosen.dtype)
-    title = f"{command.config} on {stepper.device}, matrix products alone {peak / 1e9:,.0f} GFLOP/s ({chosen.name})"
+        peak = measure_matmul(device, chosen.dtype)
+    title = f"{command.config} on {device}, matrix products alone {peak / 1e9:,.0f} GFLOP/s ({chosen.name})"
     report(title, results, "tokens/s", command.json)
-    print(f"peak resident memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import sys
+import time
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -98,8 +99,10 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
     try:
         main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # once on each machine
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            # The first process of a machine says it for all: torchrun ends the others as soon as that one has ended.
+            time.sleep(20)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from common.errors import UserError
+
 TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -53,6 +55,34 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         sync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def only_process_in(directory: Path) -> Iterator[None]:
+    """Hold a lock on `directory` for as long as the block runs: two runs in one place would undo each other's work.
+
+    The system gives the lock up with the process, however that ends.
+
+    Raises:
+        UserError: another process holds it, or the directory cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = open(directory / ".lock", "a")  # noqa: SIM115 - held open until the block ends
+    except OSError as error:
+        raise UserError(f"cannot write to {directory}: {error.strerror}; choose another place") from error
+    with lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows: one run at a time is up to the user
+            pass
+        except OSError as error:
+            raise UserError(
+                f"another process is working in {directory}; wait for it to end, or choose another place"
+            ) from error
+        yield
 
 
 def remove_temporaries(directory: Path) -> None:

@@ -37,19 +37,29 @@ class Checkpoint:
         """`state.json`: step, tokens, seconds, val_loss (None where it was not evaluated) and what resuming needs."""
         return dict(read_json(self.path / "state.json"))
 
+    @property
+    def validation_loss(self) -> float:
+        """Infinite where it was not evaluated, or cannot be read."""
+        try:
+            loss = self.state["val_loss"]
+        except (OSError, ValueError, TypeError, KeyError):
+            return math.inf
+        return math.inf if loss is None else float(loss)
+
     def verify(self) -> None:
         """Raises CheckpointError when a file is missing, truncated or altered."""
         try:
-            files: dict[str, dict[str, Any]] = read_json(self.path / "manifest.json")["files"]
-        except (OSError, ValueError, KeyError) as error:
+            manifest = read_json(self.path / "manifest.json")
+            files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{self.path}: manifest.json is missing or unreadable ({error})") from error
-        for name, expected in files.items():
+        for name, (size, sha256) in files.items():
             file = self.path / name
             if not file.is_file():
                 raise CheckpointError(f"{self.path}: {name} is missing")
-            if file.stat().st_size != expected["bytes"]:
-                raise CheckpointError(f"{self.path}: {name} has {file.stat().st_size} bytes, not {expected['bytes']}")
-            if sha256_of(file) != expected["sha256"]:
+            if file.stat().st_size != size:
+                raise CheckpointError(f"{self.path}: {name} has {file.stat().st_size} bytes, not {size}")
+            if sha256_of(file) != sha256:
                 raise CheckpointError(f"{self.path}: {name} does not have the sha256 it was written with")
 
 
@@ -133,7 +143,7 @@ def choose_checkpoint(run: Run, which: str = "best") -> Checkpoint:
     """
     candidates = list(reversed(run.checkpoints()))
     if which == "best":
-        candidates.sort(key=_validation_loss)  # stable: among those never validated the newest stays first
+        candidates.sort(key=lambda checkpoint: checkpoint.validation_loss)  # stable: of equals the newest first
     elif which != "last":
         candidates = [c for c in candidates if which.isdigit() and c.step == int(which)]
     damage = []
@@ -149,11 +159,3 @@ def choose_checkpoint(run: Run, which: str = "best") -> Checkpoint:
     steps = ", ".join(str(c.step) for c in run.checkpoints()) or "none"
     reason = "; ".join(damage) or f"steps there are: {steps}"
     raise UserError(f"run {run.path} has no whole checkpoint {which!r} ({reason}); train it on with train.py")
-
-
-def _validation_loss(checkpoint: Checkpoint) -> float:
-    try:
-        loss = checkpoint.state.get("val_loss")
-    except (OSError, ValueError):
-        return math.inf
-    return math.inf if loss is None else float(loss)

@@ -18,9 +18,9 @@ def bind_threads() -> None:
 
     Unbound, both threads of a small virtual machine can land on one core, and then every parallel region waits for a
     whole scheduler slice. With several processes on one machine each would bind to the same first cores, so then
-    placement is left to the operating system.
+    placement is left to the operating system; so it is where OMP_NUM_THREADS shows that the user divides the cores.
     """
-    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1 and "OMP_NUM_THREADS" not in os.environ:
         os.environ.setdefault("OMP_PROC_BIND", "true")
         os.environ.setdefault("OMP_PLACES", "cores")
 

@@ -7,6 +7,6 @@ config = RunConfig(
     name="mini",
     model=ModelConfig(),
     data=DataConfig(directory="data/mini"),
-    batch=BatchConfig(tokens_per_step=65_536, micro_batch_size=8),
+    batch=BatchConfig(tokens_per_step=65_536, micro_batch_size=4),
     budget=BudgetConfig(tokens=400_000_000),  # four epochs of about 100M tokens
 )

@@ -24,7 +24,7 @@ config = RunConfig(
         tied=False,
     ),
     data=DataConfig(directory="data/quickstart"),
-    batch=BatchConfig(tokens_per_step=4096, micro_batch_size=16),
+    batch=BatchConfig(tokens_per_step=4096, micro_batch_size=8),
     optimizer=OptimizerConfig(lr=0.02, embedding_lr=0.01, head_lr=0.01, scalar_lr=0.01, beta1=0.8),
     schedule=ScheduleConfig(kind="wsd", warmup=0.03, cooldown=0.6, final=0.05),
     budget=BudgetConfig(minutes=5),

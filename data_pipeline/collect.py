@@ -11,7 +11,7 @@ from typing import IO, Any
 from common.files import atomic_write
 from data_pipeline import hub, python_code, text_files, wikipedia
 from data_pipeline.config import CollectionConfig, HubDataset, PackagedWikipedia, PythonCode, Source, TextFiles
-from data_pipeline.documents import Counts, Document, Quarantined, write_row
+from data_pipeline.documents import PART_MARK, Counts, Document, Quarantined, write_row
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _checked(records: Iterable[Document | Quarantined], part: Part) -> Iterator[
 def _cut(document: Document, config: CollectionConfig) -> Iterator[Document]:
     pieces = cut_text(document.text, config.max_document_bytes)
     for number, piece in enumerate(pieces):
-        suffix = f"#part{number + 1}" if len(pieces) > 1 else ""
+        suffix = f"{PART_MARK}{number + 1}" if len(pieces) > 1 else ""
         fields = {**vars(document), "id": document.id + suffix, "text": piece}
         if piece.strip():
             yield Document(**fields)

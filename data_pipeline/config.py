@@ -204,7 +204,7 @@ class SplitConfig:
     """Which documents are held out for validation."""
 
     validation_fraction: float = 0.02
-    """Fraction of each source's bytes that is held out, in whole documents and at least one."""
+    """Fraction of each source's bytes that is held out, in whole texts and at least one."""
     leak_threshold: float = 0.5
     """A held-out text this similar to a training text, or contained in one to this degree, goes back to training."""
     seed: int = 0

@@ -12,6 +12,8 @@ from typing import IO, Any
 
 from common.files import atomic_write
 
+PART_MARK = "#part"  # stands in the id of a piece between the id of the whole text and the place of the piece
+
 
 @dataclass
 class Document:
@@ -30,6 +32,11 @@ class Document:
     def byte_count(self) -> int:
         """Bytes of the text in UTF-8."""
         return len(self.text) if self.text.isascii() else len(self.text.encode())
+
+    @property
+    def whole(self) -> str:
+        """Id of the text that this is a piece of; its own where it was not cut."""
+        return self.id.partition(PART_MARK)[0]
 
 
 @dataclass

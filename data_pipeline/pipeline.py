@@ -11,6 +11,7 @@ import sentencepiece
 
 from common.cli import to_dict
 from common.errors import UserError
+from common.files import only_process_in
 from data_pipeline import (
     cleaning,
     collect,
@@ -27,9 +28,10 @@ from data_pipeline import (
     tokenizer_training,
     wikipedia,
 )
-from data_pipeline.config import DataConfig
+from data_pipeline import tokenizer as tokenizer_module
+from data_pipeline.config import SPECIAL_TOKENS, DataConfig
 from data_pipeline.documents import Counts, map_documents
-from data_pipeline.stages import StageResult, StageRunner, code_of, input_tasks, only_run_in, process_pool
+from data_pipeline.stages import StageResult, StageRunner, code_of, input_tasks, process_pool
 from data_pipeline.tokenizer import Tokenizer
 
 STAGE_COUNT = 12
@@ -46,7 +48,7 @@ def curate(config: DataConfig, out: Path, workers: int) -> dict[str, Any]:
     """
     check(config)
     started = time.perf_counter()
-    with only_run_in(out / "stages"), process_pool(workers) as executor:
+    with only_process_in(out / "stages"), process_pool(workers) as executor:
         parts = collect.plan(config.sources, config.collection, out.parent / "downloads")
         runner = StageRunner(
             out / "stages", executor, STAGE_COUNT, on_work=lambda: (out / "manifest.json").unlink(missing_ok=True)
@@ -126,7 +128,7 @@ def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Pa
         filter_shard,
         {task: (path, config.filters) for task, path in input_tasks(cleaned).items()},
         # What the interpreter can parse depends on its version.
-        [*code_of(filters), to_dict(config.filters), sys.version_info[:2]],
+        [*code_of(filters, minhash), to_dict(config.filters), sys.version_info[:2]],
         [cleaned],
     )
     settings = code_of(deduplication, minhash)
@@ -197,7 +199,12 @@ def _train_tokenizer(
         "tokenizer",
         tokenizer_training.train_tokenizer,
         {"tokenizer": tokenizer_training.TrainArgument(assigned.paths(".jsonl"), source_bytes, config.tokenizer)},
-        [*code_of(tokenizer_training), to_dict(config.tokenizer), sentencepiece.__version__],
+        [
+            *code_of(tokenizer_training, tokenizer_module),
+            list(SPECIAL_TOKENS),
+            to_dict(config.tokenizer),
+            sentencepiece.__version__,
+        ],
         [assigned],
     )
 
@@ -208,7 +215,7 @@ def _encode(runner: StageRunner, config: DataConfig, assigned: StageResult, toke
         "encode",
         encoding.encode_shard,
         {task: encoding.EncodeArgument(path, model) for task, path in input_tasks(assigned).items()},
-        code_of(encoding),
+        code_of(encoding, minhash, tokenizer_module),
         [assigned, tokenizer],
     )
     tokens, arguments = encoded.paths(".tokens"), {}
@@ -223,7 +230,7 @@ def _encode(runner: StageRunner, config: DataConfig, assigned: StageResult, toke
         "pack",
         encoding.pack_shard,
         arguments,
-        [*code_of(encoding, shards), to_dict(config.shards), vocab_size, names],
+        [*code_of(encoding, minhash, shards), to_dict(config.shards), vocab_size, names],
         [encoded],
     )
 

@@ -17,6 +17,7 @@ import numpy as np
 from common.errors import UserError
 from common.files import atomic_write, read_json, sha256_of
 
+MANIFEST_KEYS = ("dtype", "vocab_size", "eos_id", "tokenizer", "sources", "splits", "fingerprint")
 INDEX_DTYPE = np.dtype(
     [
         ("start", "<u8"),  # offset of the first token in the shard
@@ -49,11 +50,18 @@ class Dataset:
             raise UserError(f"no curated data in {self.directory}; make it with: {self.recipe_command()}")
         try:
             self.manifest: dict[str, Any] = read_json(path)
-        except ValueError as error:
+            missing = [key for key in MANIFEST_KEYS if key not in self.manifest]
+        except (ValueError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}); make it again with: {self.recipe_command()}") from error
+        if missing:
+            raise UserError(f"{path} has no {', '.join(missing)}; make it again with: {self.recipe_command()}")
 
     def recipe_command(self) -> str:
-        return f"python -m data_pipeline configs/data/{self.directory.name}.py --out {self.directory}"
+        """What to type to make this dataset; the config is named where there is one of the directory's name."""
+        config = Path("configs/data") / f"{self.directory.name}.py"
+        if (Path(__file__).parents[1] / config).is_file():
+            return f"python -m data_pipeline {config} --out {self.directory}"
+        return f"python -m data_pipeline CONFIG --out {self.directory} (configs are in configs/data)"
 
     @property
     def vocab_size(self) -> int:

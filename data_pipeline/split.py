@@ -46,12 +46,13 @@ class AssignArgument:
 
 def draw_candidates(task: str, directory: Path, argument: DrawArgument) -> Counts:
     """Draw the validation candidates of every source and write their shingles."""
-    by_source: dict[int, list[tuple[int, str, int]]] = {}
+    pieces: dict[int, dict[str, dict[str, int]]] = {}  # source -> whole text -> piece -> bytes
     for path in argument.paths:
         for document in read_documents(path):
-            drawn = (stable_hash("split", argument.config.seed, document.id), document.id, document.byte_count)
-            by_source.setdefault(document.source, []).append(drawn)
-    ids = sorted(name for drawn in by_source.values() for name in draw(drawn, argument.config.validation_fraction))
+            texts = pieces.setdefault(document.source, {})
+            texts.setdefault(document.whole, {})[document.id] = document.byte_count
+    config = argument.config
+    ids = sorted(name for texts in pieces.values() for name in draw(texts, config.validation_fraction, config.seed))
     number = {identifier: position for position, identifier in enumerate(ids)}
     sets: list[np.ndarray] = [np.empty(0, np.uint64)] * len(ids)
     for path in argument.paths:
@@ -65,24 +66,28 @@ def draw_candidates(task: str, directory: Path, argument: DrawArgument) -> Count
     return Counts()
 
 
-def draw(documents: list[tuple[int, str, int]], fraction: float) -> list[str]:
-    """Ids to hold out of one source: in the order of the hash, until they make up `fraction` of its bytes.
+def draw(texts: dict[str, dict[str, int]], fraction: float, seed: int) -> list[str]:
+    """Ids to hold out of one source: texts in the order of a hash, until they make up `fraction` of its bytes.
 
-    Counting bytes instead of documents gives a validation set of the expected size where a few documents are huge. A
-    source of one document keeps it for training.
+    Counting bytes instead of texts gives a validation set of the expected size where a few texts are huge. All pieces
+    of a text go the same way, as they share a subject and a style; only a source that is a single text is drawn from
+    by piece. A source of one piece keeps it for training.
 
     Args:
-        documents: (hash, id, bytes) of each.
+        texts: bytes of every piece of every whole text, by id.
         fraction: of all bytes, above 0.
+        seed: another one gives another order.
     """
-    target = fraction * sum(size for _, _, size in documents)
+    if len(texts) == 1:
+        texts = {piece: {piece: size} for pieces in texts.values() for piece, size in pieces.items()}
+    target = fraction * sum(size for pieces in texts.values() for size in pieces.values())
     chosen: list[str] = []
     held = 0
-    for _, identifier, size in sorted(documents)[: len(documents) - 1]:
+    for whole in sorted(texts, key=lambda name: (stable_hash("split", seed, name), name))[: len(texts) - 1]:
         if held >= target:
             break
-        chosen.append(identifier)
-        held += size
+        chosen += texts[whole]
+        held += sum(texts[whole].values())
     return chosen
 
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import read_json, remove_temporaries, sha256_of, write_json
+from data_pipeline import documents
 from data_pipeline.documents import Counts
 
 # A task gets its own name, the stage's directory and its argument.
@@ -155,30 +156,6 @@ def process_pool(workers: int) -> Iterator[Executor | None]:
     pool.shutdown()
 
 
-@contextmanager
-def only_run_in(directory: Path) -> Iterator[None]:
-    """Hold a lock on `directory` for as long as this process lives; two runs would undo each other's work.
-
-    Raises:
-        UserError: another run holds it, or the directory cannot be written.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = open(directory / ".lock", "a")  # noqa: SIM115 (held open for the whole run)
-    except OSError as error:
-        raise UserError(f"cannot write to {directory}: {error.strerror}; choose another place with --out") from error
-    with lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows: no lock, and one run at a time is up to the user
-            pass
-        except OSError as error:
-            raise UserError(f"another run is working in {directory.parent}; wait for it or choose --out") from error
-        yield
-
-
 def input_tasks(stage: StageResult) -> dict[str, Path]:
     """One task for every document shard of `stage`, named after it."""
     return {path.name.removesuffix(".jsonl"): path for path in stage.paths(".jsonl")}
@@ -252,8 +229,8 @@ def _digest(value: Any) -> str:
 
 
 def code_of(*modules: ModuleType) -> list[str]:
-    """sha256 of the modules' source: results of older code are never taken for those of newer code."""
-    return [sha256_of(Path(str(module.__file__))) for module in modules]
+    """sha256 of the modules' source, and of what every stage uses: older results are never taken for newer code's."""
+    return [sha256_of(Path(str(module.__file__))) for module in (documents, *modules)]
 
 
 def default_workers() -> int:

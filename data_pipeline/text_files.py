@@ -106,10 +106,10 @@ class _Reader:
             size += len(line)
             limit = self.config.max_document_bytes
             if size >= limit or (size >= limit * 3 // 4 and not line.strip()):
-                yield self._document("".join(lines), first)
+                yield self._document("".join(lines), f"part {first}")
                 lines, size, first = [], 0, ""
         if lines and "".join(lines).strip():
-            yield self._document("".join(lines), first)
+            yield self._document("".join(lines), f"part {first}")
 
     def _whole(self, file: IO[bytes], encoding: str = "utf-8-sig") -> Document | Quarantined:
         content = file.read(self.config.max_record_bytes + 1)

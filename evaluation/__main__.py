@@ -55,7 +55,7 @@ class EvaluationCommand:
     """Tokens scored at once; lower it when memory runs out. It does not change the result."""
     document_context: bool = False
     """Also score with a context that begins anew at every document; that takes as long again."""
-    baseline_tokens: int = 20_000_000
+    baseline_tokens: int = 120_000_000
     """At most this many training tokens are counted for the baselines."""
     force: bool = False
     """Evaluate again although nothing has changed."""

@@ -63,7 +63,6 @@ def write_report(
         summary=summary,
         rows=comparison(summary),
         images={name: base64.b64encode(image).decode() for name, image in images.items()},
-        last=metrics[-1] if metrics else {},
         manifest=dataset.manifest,
         samples=samples,
         history=list(reversed(read_json_lines(run.samples))),

@@ -14,7 +14,7 @@ from evaluation.perplexity import CONTEXT_POLICIES, SplitScores
 from inference import LoadedRun
 
 # The rooms whose code decides what an evaluation finds.
-CODE = ("evaluation", "inference", "model")
+CODE = ("common", "data_pipeline", "evaluation", "inference", "model")
 
 
 def fingerprint(run: Run, checkpoint: Checkpoint, dataset: Dataset, options: dict[str, Any]) -> str:

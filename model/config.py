@@ -63,16 +63,24 @@ class ModelConfig:
     dropout: float = 0.0
     """Dropout on the embedding, attention weights and residual branches."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises UserError for a value out of range, or values that do not go together."""
+        for name in ("vocab_size", "context_length", "layers", "width", "heads", "kv_heads", "head_dim", "mlp_width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"model.{name} must be at least 1, not {value}")
+        for name in ("rope_base", "norm_eps", "attention_scale", "logit_softcap", "init_std", "embedding_std"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"model.{name} must be positive, not {value}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout must be at least 0 and below 1, not {self.dropout}")
         if self.head_dim is None and self.width % self.heads:
             raise UserError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
         if self.heads % self.key_value_heads:
             raise UserError(f"model.heads {self.heads} is not a multiple of model.kv_heads {self.kv_heads}")
         if self.position == "rope" and self.head_size % 2:
             raise UserError(f"rotary positions need an even head size, not {self.head_size}")
-        for name in ("vocab_size", "context_length", "layers", "width", "heads"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
 
     @property
     def key_value_heads(self) -> int:

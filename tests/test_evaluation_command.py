@@ -205,7 +205,7 @@ def test_mistakes_end_with_status_2_and_change_nothing(copy: World) -> None:
         (["tiny", "--checkpoint", "15"], "no whole checkpoint '15' (steps there are: 10, 20)"),
         (["tiny", "--batch-tokens", "0"], "--batch-tokens 0 is too small"),
         (["tiny", "--presicion", "fp32"], "--precision"),
-        (["lost"], "make it with: python -m data_pipeline configs/data/lost.py --out data/lost"),
+        (["lost"], "make it with: python -m data_pipeline CONFIG --out data/lost"),
         (["nameless"], "has no data.directory"),
         (["retokenized"], "another tokenizer (sha256 abcdefabcdef) than run retokenized was trained with"),
         (["damaged"], "no whole checkpoint 'best'"),

@@ -82,7 +82,7 @@ def test_only_text_goes_to_standard_output(world: World) -> None:
     )
     assert done.returncode == 0
     loaded = load_run(Run(world.run), device="cpu")
-    options = SamplingOptions(max_new_tokens=60, temperature=0.9, seed=5)
+    options = SamplingOptions(max_new_tokens=60, temperature=0.9, top_k=50, seed=5)
     assert done.stdout == prompt + generate(loaded.model, loaded.tokenizer, prompt, options)[0].text + "\n"
     for word in ("step_00000010", "prefill", "decode", "tokens/s"):
         assert word in done.stderr
@@ -107,7 +107,7 @@ def test_several_samples_checkpoints_and_stop_strings(world: World) -> None:
     greedy = ["--prompt", "def ", "--max-new-tokens", "30", "--temperature", "0", "--checkpoint", "20"]
     first, second = run_all("sample", [several, [*greedy, "--stop", "never seen", "--stop", stop]], world.root)
 
-    written = generate(loaded.model, loaded.tokenizer, "riv", SamplingOptions(max_new_tokens=8), 3)
+    written = generate(loaded.model, loaded.tokenizer, "riv", SamplingOptions(max_new_tokens=8, temperature=0.8, top_k=50), 3)
     assert first[:2] == (0, "---\n".join(f"riv{completion.text}\n" for completion in written))
     assert "step_00000020" in first[2]
     assert second[:2] == (0, f"def {whole[: whole.find(stop)]}\n")

@@ -161,9 +161,9 @@ def test_flops_count_every_matrix() -> None:
 
 def test_impossible_shapes_are_refused() -> None:
     with pytest.raises(UserError, match="not a multiple"):
-        ModelConfig(width=100, heads=3)
+        ModelConfig(width=100, heads=3).check()
     with pytest.raises(UserError, match="kv_heads"):
-        ModelConfig(heads=4, kv_heads=3)
+        ModelConfig(heads=4, kv_heads=3).check()
     with pytest.raises(ValueError, match="do not fit the context"):
         Decoder(OURS)(torch.zeros(1, 49, dtype=torch.long))
 

@@ -68,7 +68,7 @@ def test_training_works_without_wandb(project: Path) -> None:
     (project / "shadow" / "wandb").mkdir(parents=True)
     (project / "shadow" / "wandb" / "__init__.py").write_text("raise ImportError('no wandb here')\n")
     result = run_train(project, "--tracking.wandb", "auto", PYTHONPATH=str(project / "shadow"))
-    assert "wandb is not installed" in result.stderr
+    assert "no wandb here" in result.stderr
     assert len(read_metrics(project / "runs" / "tiny")) == 12
 
 

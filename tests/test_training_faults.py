@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 from tiny import PROJECT, environment, make_dataset, read_metrics, run_train
 
-from common.files import read_json, sha256_of, write_json
+from common.files import only_process_in, read_json, sha256_of, write_json
 from common.runs import Checkpoint, CheckpointError, Run
+from inference.generation import Completion
 from training.checkpoints import prune
 from training.job import Job
 from training.loop import accumulate_gradients
@@ -47,7 +48,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_every_kind_of_damage_is_noticed(project_template: Path, tmp_path: Path, kind: str) -> None:
+def test_every_kind_of_damage_is_noticed(tmp_path: Path, kind: str) -> None:
     step = tmp_path / "step_00000001"
     step.mkdir()
     for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
@@ -66,6 +67,17 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(project: Path) -> None:
     result = run_train(project)
     assert "model.safetensors has" in result.stderr and "falling back" in result.stderr
     assert "resuming runs/tiny at step 8" in result.stderr
+    run = Run(project / "runs" / "tiny")
+    assert [c.step for c in run.checkpoints()] == [8, 12]
+    for checkpoint in run.checkpoints():
+        checkpoint.verify()  # the damaged one stepped aside, and counts neither as newest nor as best
+    assert [path.name for path in run.checkpoint_root.glob("damaged*")] == ["damaged_step_00000012"]
+
+
+def test_damage_in_an_older_checkpoint_does_not_stop_the_run(project: Path) -> None:
+    run_train(project)
+    garble(Run(project / "runs" / "tiny").checkpoints()[0].path / "state.json")
+    run_train(project, "--budget.steps", "16")
 
 
 def test_no_whole_checkpoint_is_an_error(project: Path) -> None:
@@ -104,7 +116,9 @@ def test_keeps_newest_and_best(project: Path) -> None:
 
 def test_missing_data_names_the_command(project: Path) -> None:
     result = run_train(project, "--data.directory", "data/none", expect=2)
-    assert "python -m data_pipeline configs/data/none.py" in result.stderr
+    assert "python -m data_pipeline CONFIG --out data/none" in result.stderr
+    result = run_train(project, "--data.directory", "data/quickstart", expect=2)
+    assert "python -m data_pipeline configs/data/quickstart.py --out data/quickstart" in result.stderr
 
 
 def test_data_of_another_vocabulary(project: Path) -> None:
@@ -123,8 +137,12 @@ def test_data_made_with_another_tokenizer(project: Path) -> None:
 def test_changed_data_is_refused_on_resume(project: Path) -> None:
     run_train(project)
     make_dataset(project / "data" / "tiny", seed=1)
-    result = run_train(project, "--budget.steps", "20", expect=2)
-    assert "has changed since" in result.stderr and "--name" in result.stderr
+    tokenizer = (project / "runs" / "tiny" / "tokenizer.model").read_bytes()
+    assert tokenizer != (project / "data" / "tiny" / "tokenizer.model").read_bytes()
+    for arguments in ((), ("--budget.steps", "20")):
+        result = run_train(project, *arguments, expect=2)
+        assert "has changed since" in result.stderr and "--name" in result.stderr
+        assert (project / "runs" / "tiny" / "tokenizer.model").read_bytes() == tokenizer
 
 
 def test_truncated_shard(project: Path) -> None:
@@ -136,6 +154,43 @@ def test_changed_architecture_is_refused_on_resume(project: Path) -> None:
     run_train(project)
     result = run_train(project, "--model.layers", "3", expect=2)
     assert "model.layers: 2 -> 3" in result.stderr and "--name" in result.stderr
+
+
+def test_changed_optimizer_is_refused_on_resume(project: Path) -> None:
+    run_train(project)
+    result = run_train(project, "--optimizer.matrices", "adamw", expect=2)
+    assert "optimizer.matrices: muon -> adamw" in result.stderr
+
+
+def test_two_runs_in_one_place_are_refused(project: Path) -> None:
+    with only_process_in(project / "runs" / "tiny"):
+        assert "another process is working" in run_train(project, expect=2).stderr
+    run_train(project)
+
+
+def test_samples_may_hold_anything(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Square brackets are markup to the console, unless it is told otherwise."""
+    strange = [Completion("[/bold] a[i] [/] \x1b[31m", [], "length")]
+    monkeypatch.setattr("training.journal.generate", lambda *_: strange)
+    assert "[/bold] a[i]" in run_train(project).stderr
+
+
+def test_damaged_config_of_the_run(project: Path) -> None:
+    run_train(project)
+    garble(project / "runs" / "tiny" / "config.json")
+    assert "config.json is damaged" in run_train(project, "--budget.steps", "20", expect=2).stderr
+
+
+def test_fp16_that_never_recovers_stops(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(job: Job, network: torch.nn.Module) -> tuple[float, int]:
+        result = accumulate_gradients(job, network)
+        assert job.model.embedding.weight.grad is not None
+        job.model.embedding.weight.grad[0, 0] = math.inf
+        return result
+
+    monkeypatch.setattr("training.loop.accumulate_gradients", broken)
+    result = run_train(project, "--precision", "fp16", "--budget.steps", "200", expect=2)
+    assert "has diverged" in result.stderr
 
 
 def test_impossible_batch_names_the_nearest(project: Path) -> None:

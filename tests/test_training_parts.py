@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
+import data_pipeline.config
 from common.cli import from_dict, load_config, to_dict
 from common.errors import UserError
+from data_pipeline.pipeline import check
 from data_pipeline.shards import Dataset, Shard, TokenStream, token_dtype
 from model import Decoder, ModelConfig
 from model.config import gpt2, llama
 from model.device import Precision
 from training.batches import Batches
-from training.config import BatchConfig, BudgetConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from training.config import (
+    BatchConfig,
+    BudgetConfig,
+    CheckpointConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    TrackingConfig,
+    ValidationConfig,
+)
 from training.muon import Muon, orthogonalize
 from training.optimizers import make_optimizers, set_learning_rates
 from training.plan import split_batch
@@ -166,6 +177,40 @@ def test_muon_step_in_its_parts() -> None:
     update = orthogonalize((0.1 * gradient + 0.9 * average)[None])[0] * 2**0.5
     decayed = torch.where(update * before >= 0, before * (1 - 0.1 * 0.5), before)
     torch.testing.assert_close(weight.detach(), decayed - 0.1 * update)
+
+
+@pytest.mark.parametrize(("name", "processes"), [("quickstart", 1), ("quickstart", 2), ("mini", 1), ("mini", 16)])
+def test_configs_split_over_the_processes_that_the_readme_names(name: str, processes: int) -> None:
+    assert split_batch(load_config(PROJECT / "configs" / f"{name}.py", RunConfig), processes).accumulation >= 1
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "configs" / "data").glob("*.py")), ids=lambda path: path.stem)
+def test_every_data_config_loads(path: Path) -> None:
+    check(load_config(path, data_pipeline.config.DataConfig))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validation": ValidationConfig(every=0)}, "validation.every must be at least 1"),
+        ({"tracking": TrackingConfig(log_every=0)}, "tracking.log_every"),
+        ({"checkpoint": CheckpointConfig(keep=0)}, "checkpoint.keep"),
+        ({"schedule": ScheduleConfig(warmup=1.5)}, "schedule.warmup is a fraction"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"budget": BudgetConfig(steps=-3)}, "budget.steps must be positive"),
+        ({"name": ""}, "plain directory name"),
+        ({"name": "../x"}, "plain directory name"),
+    ],
+)
+def test_values_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        RunConfig(**changes).check()
+
+
+def test_shapes_out_of_range_are_refused() -> None:
+    for changes in ({"heads": 0}, {"kv_heads": -1}, {"mlp_width": -5}, {"rope_base": -1.0}, {"dropout": 1.0}):
+        with pytest.raises(UserError, match=f"model.{next(iter(changes))} must be"):
+            ModelConfig(**changes).check()  # type: ignore[arg-type]
 
 
 def test_accumulation_is_derived() -> None:

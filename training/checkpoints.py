@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 import shutil
 from pathlib import Path
@@ -76,19 +78,26 @@ def load_checkpoint(checkpoint: Checkpoint, model: Decoder, optimizers: list[tor
 
 
 def newest_whole(run: Run) -> tuple[Checkpoint | None, list[str]]:
-    """The newest undamaged checkpoint, and what is wrong with the newer ones. Sweeps half-written leftovers.
+    """The newest undamaged checkpoint, and what is wrong with the newer ones, which are renamed out of the way.
+
+    Half-written leftovers of a killed run are swept.
 
     Raises:
         UserError: there are checkpoints, but none is whole.
     """
     remove_temporaries(run.checkpoint_root)
+    damaged: list[Checkpoint] = []
     damage: list[str] = []
     for checkpoint in reversed(run.checkpoints()):
         try:
             checkpoint.verify()
-            return checkpoint, damage
         except CheckpointError as error:
+            damaged.append(checkpoint)
             damage.append(str(error))
+            continue
+        for other in damaged:
+            other.path.rename(_free_name(other.path.with_name(f"damaged_{other.path.name}")))
+        return checkpoint, damage
     if damage:
         raise UserError(
             "no checkpoint of this run is whole:\n  "
@@ -98,13 +107,18 @@ def newest_whole(run: Run) -> tuple[Checkpoint | None, list[str]]:
     return None, damage
 
 
+def _free_name(path: Path) -> Path:
+    """`path`, or with a number behind it when it is taken."""
+    candidates = itertools.chain([path], (path.with_name(f"{path.name}_{n}") for n in itertools.count(2)))
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
 def prune(run: Run, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints and the one with the lowest validation loss."""
     checkpoints = run.checkpoints()
-    scored = [c for c in checkpoints if c.state.get("val_loss") is not None]
-    best = min(scored, key=lambda c: float(c.state["val_loss"]), default=None)
+    best = min(checkpoints, key=lambda checkpoint: checkpoint.validation_loss, default=None)
     for checkpoint in checkpoints[: -max(1, keep)]:
-        if best is None or checkpoint.step != best.step:
+        if best is None or checkpoint.step != best.step or math.isinf(best.validation_loss):
             # Renamed first: a directory with a checkpoint's name is never half deleted.
             doomed = checkpoint.path.with_name(checkpoint.path.name + TEMPORARY_SUFFIX)
             checkpoint.path.rename(doomed)
@@ -117,6 +131,8 @@ def capture_random_state(device: torch.device) -> dict[str, Any]:
     tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(numpy_keys).astype(np.int64))}
     if device.type == "cuda":
         tensors["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        tensors["mps"] = torch.mps.get_rng_state()
     version, keys, gauss = random.getstate()
     return {"tensors": tensors, "python": [version, list(keys), gauss, [int(position), int(has_gauss), float(cached)]]}
 
@@ -130,6 +146,8 @@ def restore_random_state(checkpoint: Checkpoint, rank: int, device: torch.device
     torch.set_rng_state(tensors["torch"])
     if device.type == "cuda" and "cuda" in tensors:
         torch.cuda.set_rng_state(tensors["cuda"], device)
+    if device.type == "mps" and "mps" in tensors:
+        torch.mps.set_rng_state(tensors["mps"])
     version, keys, gauss, (position, has_gauss, cached) = checkpoint.state["python_random"][rank]
     random.setstate((version, tuple(keys), gauss))
     np.random.set_state(("MT19937", tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
@@ -158,11 +176,14 @@ def _flatten_optimizers(model: Decoder, optimizers: list[torch.optim.Optimizer])
 def _restore_optimizers(
     model: Decoder, optimizers: list[torch.optim.Optimizer], tensors: Tensors, scalars: dict[str, Any]
 ) -> None:
-    parameters = dict(model.named_parameters())
-    owner = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    state: dict[str, dict[str, Any]] = {}
     for full, value in {**tensors, **scalars}.items():
         name, key = full.rsplit(":", 1)
-        parameter = parameters[name]
-        if isinstance(value, torch.Tensor) and value.ndim:
-            value = value.to(parameter.device)
-        owner[parameter].state[parameter][key] = value
+        state.setdefault(name, {})[key] = value
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        # Through PyTorch's own loading, which knows which values must lie on the parameter's device.
+        empty = optimizer.state_dict()
+        order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+        numbered = {number: state[name] for number, name in enumerate(order) if name in state}
+        optimizer.load_state_dict({**empty, "state": numbered})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from common.errors import UserError
 from model.config import ModelConfig
 from model.device import DeviceName, PrecisionName
 
@@ -138,3 +139,38 @@ class RunConfig:
     """Number format of matrix products; "auto" takes the fastest that the device has instructions for."""
     device: DeviceName = "auto"
     """Where to run; "auto" prefers CUDA, then MPS, then the CPU."""
+
+    def check(self) -> None:
+        """Raises UserError for a value out of range, which would only fail, or mislead, in the middle of a run."""
+        self.model.check()
+        at_least_one = {
+            "batch.tokens_per_step": self.batch.tokens_per_step,
+            "batch.micro_batch_size": self.batch.micro_batch_size,
+            "validation.every": self.validation.every,
+            "checkpoint.every": self.checkpoint.every,
+            "checkpoint.keep": self.checkpoint.keep,
+            "tracking.log_every": self.tracking.log_every,
+        }
+        for field_name, number in at_least_one.items():
+            if number is not None and number < 1:
+                raise UserError(f"{field_name} must be at least 1, not {number}")
+        fractions = {f"schedule.{name}": getattr(self.schedule, name) for name in ("warmup", "cooldown", "final")}
+        fractions |= {f"optimizer.{name}": getattr(self.optimizer, name) for name in ("momentum", "beta1", "beta2")}
+        for field_name, fraction in fractions.items():
+            if not 0 <= fraction <= 1:
+                raise UserError(f"{field_name} is a fraction: it must be between 0 and 1, not {fraction}")
+        not_negative = {
+            "seed": self.seed,
+            "validation.sample_tokens": self.validation.sample_tokens,
+            "checkpoint.minutes": self.checkpoint.minutes or 0,
+            "optimizer.grad_clip": self.optimizer.grad_clip,
+            "optimizer.weight_decay": self.optimizer.weight_decay,
+        }
+        for field_name, amount in not_negative.items():
+            if amount < 0:
+                raise UserError(f"{field_name} must not be negative, not {amount}")
+        for field_name, budget in asdict(self.budget).items():
+            if budget is not None and budget <= 0:
+                raise UserError(f"budget.{field_name} must be positive, not {budget}")
+        if not self.name or self.name in (".", "..") or "/" in self.name or "\\" in self.name:
+            raise UserError(f"name {self.name!r} must be a plain directory name: the run lives in runs/NAME")

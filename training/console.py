@@ -16,7 +16,9 @@ class ProgressDisplay:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._bar = Progress(
-            BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%  {task.description}"), console=console
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%  {task.description}", markup=False),
+            console=console,
         )
         self._task = self._bar.add_task("starting", total=1.0)
         if console.is_terminal:
@@ -31,17 +33,16 @@ class ProgressDisplay:
         if self.console.is_terminal:
             self._bar.update(self._task, completed=min(1.0, fraction), description=text)
         else:
-            self.console.print(f"{fraction:>4.0%}  {text}", highlight=False, soft_wrap=True)
+            self.console.print(f"{fraction:>4.0%}  {text}", soft_wrap=True)
         if "val/loss" in row:
             self.console.print(
                 f"      step {row['step']:>6}  validation loss {row['val/loss']:.4f}  perplexity "
                 f"{row['val/perplexity']:.2f}  bits per byte {row['val/bits_per_byte']:.4f}",
-                highlight=False,
                 soft_wrap=True,
             )
 
     def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     def close(self) -> None:
         self._bar.stop()

@@ -31,11 +31,11 @@ class Step:
 class TrainingDiverged(UserError):
     """The loss or its gradients are no longer finite."""
 
-    def __init__(self, job: Job, grad_norm: float) -> None:
+    def __init__(self, job: Job, symptom: str) -> None:
         checkpoints = job.run.checkpoints()
         back = f"the newest checkpoint is {checkpoints[-1].path}" if checkpoints else "there is no checkpoint yet"
         super().__init__(
-            f"gradient norm {grad_norm} at step {job.progress.step + 1}: training has diverged ({back}). Lower "
+            f"{symptom} after step {job.progress.step}: training has diverged ({back}). Lower "
             "--optimizer.lr, lengthen --schedule.warmup, or try --precision fp32"
         )
 
@@ -88,6 +88,8 @@ class Journal:
         number, config = job.progress.step, job.config
         self._step_seconds.append(step.seconds)
         result = validate_job(job) if finished or number % config.validation.every == 0 else None
+        if result is not None and not math.isfinite(result.loss):
+            raise TrainingDiverged(job, f"validation loss {result.loss}")
         improved = result is not None and (self.best_loss is None or result.loss < self.best_loss)
         if result is not None and improved:
             self.best_loss = result.loss

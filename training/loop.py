@@ -17,6 +17,8 @@ from training.journal import Journal, Step, TrainingDiverged
 from training.optimizers import set_learning_rates
 from training.schedules import fraction_used, learning_rate_factor
 
+SMALLEST_SCALE = 2.0**-10  # of the fp16 loss: gradients that overflow even then are not the fault of their scale
+
 
 def train(job: Job, journal: Journal) -> None:
     """Take optimizer steps until the budget is used or a stop was asked for; both end with a checkpoint."""
@@ -35,16 +37,17 @@ def train(job: Job, journal: Journal) -> None:
         for optimizer in job.optimizers:
             job.scaler.unscale_(optimizer)
         grad_norm = nn.utils.clip_grad_norm_(job.model.parameters(), config.optimizer.grad_clip or math.inf).item()
-        if not math.isfinite(grad_norm) and not job.scaler.is_enabled():
+        overflow = not math.isfinite(grad_norm)
+        if overflow and (not job.scaler.is_enabled() or job.scaler.get_scale() < SMALLEST_SCALE):
             # Every process sees the same averaged gradients, so all stop here, before the weights are touched.
-            raise TrainingDiverged(job, grad_norm)
+            raise TrainingDiverged(job, f"gradient norm {grad_norm}")
         for optimizer in job.optimizers:
-            if math.isfinite(grad_norm):  # in fp16 an overflow skips the step, and the scaler lowers its scale
+            if not overflow:  # in fp16 an overflow skips the step, and the scaler lowers its scale
                 job.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         job.scaler.update()
 
-        # One exchange a step: the loss, and what all processes must agree on, the clock and a request to stop.
+        # The loss, and what all processes must agree on: the clock and a request to stop.
         now = time.monotonic()
         loss_sum, elapsed, stops = world.sum([loss_sum, now - started, journal.stop_requested], job.device)
         job.progress = replace(ahead, seconds=elapsed / world.size)

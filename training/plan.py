@@ -47,8 +47,6 @@ def split_batch(config: RunConfig, world_size: int) -> BatchSplit:
         UserError: it does not come out even; the message names the nearest values that do.
     """
     context, micro, wanted = config.model.context_length, config.batch.micro_batch_size, config.batch.tokens_per_step
-    if micro < 1 or wanted < 1:
-        raise UserError("batch.micro_batch_size and batch.tokens_per_step must be at least 1")
     unit = context * micro * world_size
     accumulation, rest = divmod(wanted, unit)
     if rest or accumulation < 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -10,27 +10,27 @@ from rich.console import Console
 
 from common.cli import to_dict
 from common.errors import UserError
-from common.files import read_json, write_json
-from common.runs import RUNS_ROOT, Run
+from common.files import atomic_write, only_process_in, read_json, write_json
+from common.runs import RUNS_ROOT, Checkpoint, Run
 from data_pipeline.shards import Dataset
 from data_pipeline.tokenizer import Tokenizer
 from model import Decoder
-from model.device import choose_device, choose_precision
+from model.device import Precision, choose_device, choose_precision
 from training.batches import Batches
 from training.checkpoints import load_checkpoint, newest_whole, restore_random_state
 from training.config import RunConfig
 from training.console import ProgressDisplay
-from training.distribution import process_group, world_from_environment
+from training.distribution import World, process_group, world_from_environment
 from training.job import Job
 from training.journal import Journal, StopRequest
 from training.loop import train
 from training.optimizers import make_optimizers
-from training.plan import check_data, print_plan, split_batch
+from training.plan import BatchSplit, check_data, print_plan, split_batch
 from training.schedules import Progress, check_budget, fraction_used
 from training.tracking import Tracker
 
 # What a resumed run may not change, because the part already trained would mean something else.
-FIXED_FIELDS = ("model", "data", "seed")
+FIXED_FIELDS = ("model", "data", "seed", "optimizer.matrices")
 
 
 def run_training(config: RunConfig, dry_run: bool = False) -> None:
@@ -39,94 +39,93 @@ def run_training(config: RunConfig, dry_run: bool = False) -> None:
     Raises:
         UserError: whatever keeps the run from starting or going on, with what to do about it.
     """
+    config.check()
     world = world_from_environment()
     device = choose_device(config.device, world.local_rank)
     precision = choose_precision(device, config.precision)
-    console = Console(stderr=True, quiet=not world.is_main)
+    # Markup off: samples and paths may hold square brackets.
+    console = Console(stderr=True, quiet=not world.is_main, markup=False, highlight=False)
     check_budget(config.budget)
     split = split_batch(config, world.size)
-    print_plan(config, split, device, precision, console)
+    if world.is_main:
+        print_plan(config, split, device, precision, console)
     if dry_run:
         return
-    with process_group(world, device):
-        dataset = Dataset(config.data.directory)
-        check_data(config, dataset)
-        run = Run(RUNS_ROOT / config.name)
-        tokenizer = prepare_run_directory(run, config, dataset, console) if world.is_main else None
-        world.barrier()
-        tokenizer = tokenizer or Tokenizer(run.tokenizer)
-
-        torch.manual_seed(config.seed)  # equal on all processes: they start from the same weights
-        model = Decoder(config.model).to(device)
-        job = Job(
-            config=config,
-            run=run,
-            model=model,
-            optimizers=make_optimizers(model, config.optimizer, device, precision),
-            scaler=torch.amp.GradScaler(device.type, enabled=precision.name == "fp16"),
-            dataset=dataset,
-            tokenizer=tokenizer,
-            batches=Batches(dataset.split("train"), config.model.context_length, config.seed),
-            split=split,
-            progress=Progress(),
-            world=world,
-            device=device,
-            precision=precision,
-        )
-        torch.manual_seed(config.seed + 1 + world.rank)  # different on each: dropout masks should differ
+    run = Run(RUNS_ROOT / config.name)
+    job = make_job(config, run, split, world, device, precision)
+    with only_process_in(run.path) if world.is_main else nullcontext(), process_group(world, device):
         state = resume(job, console)
         if fraction_used(config.budget, job.progress) >= 1:
             console.print(f"{run.path} has used its budget at step {job.progress.step}; nothing to do")
             return
+        if world.is_main:
+            prepare_directory(job)
         record(job, state, console)
         if world.is_main:
             say_what_next(run, job.progress, console)
 
 
-def record(job: Job, state: dict[str, Any], console: Console) -> None:
-    """Run the loop with its journal open.
+def make_job(
+    config: RunConfig, run: Run, split: BatchSplit, world: World, device: torch.device, precision: Precision
+) -> Job:
+    """A new run of `config`, not yet resumed.
 
     Raises:
-        UserError: training diverged, or the disk takes no more; the checkpoints so far are whole.
+        UserError: the data is missing, damaged or made for another model.
     """
-    tracker = display = None
-    stop = StopRequest()
-    if job.world.is_main:
-        wandb_id = state.get("wandb_id")
-        tracker = Tracker(job.run, job.config, to_dict(job.config), job.progress.step, wandb_id)
-        display = ProgressDisplay(console)
-    try:
-        try:
-            train(job, Journal(tracker, display, stop, state, job.progress.seconds))
-        finally:
-            stop.close()
-            if display:
-                display.close()
-            if tracker:
-                tracker.close()
-    except OSError as error:
+    dataset = Dataset(config.data.directory)
+    check_data(config, dataset)
+    tokenizer = Tokenizer(dataset.tokenizer_path)
+    if tokenizer.sha256 != dataset.tokenizer_sha256:
         raise UserError(
-            f"cannot write to {job.run.path}: {error}; make room, then run the same command again to go on"
-        ) from error
+            f"{tokenizer.path} is not the tokenizer that {dataset.directory} was made with (sha256 differs from "
+            f"manifest.json); make both again with: {dataset.recipe_command()}"
+        )
+    torch.manual_seed(config.seed)  # equal on all processes: they start from the same weights
+    model = Decoder(config.model).to(device)
+    torch.manual_seed(config.seed + 1 + world.rank)  # different on each: dropout masks should differ
+    return Job(
+        config=config,
+        run=run,
+        model=model,
+        optimizers=make_optimizers(model, config.optimizer, device, precision),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision.name == "fp16"),
+        dataset=dataset,
+        tokenizer=tokenizer,
+        batches=Batches(dataset.split("train"), config.model.context_length, config.seed),
+        split=split,
+        progress=Progress(),
+        world=world,
+        device=device,
+        precision=precision,
+    )
 
 
 def resume(job: Job, console: Console) -> dict[str, Any]:
     """Load the newest whole checkpoint into `job`; returns its state, empty for a new run.
 
+    Config and tokenizer of the run are not touched: what is refused here leaves the run as it was.
+
     Raises:
-        UserError: every checkpoint is damaged, or the data is not that of the checkpoint.
+        UserError: every checkpoint is damaged, or config or data are not those that the run was started with.
     """
-    checkpoint, damage = newest_whole(job.run)
-    for line in damage:
-        console.print(f"warning: {line}; falling back to the checkpoint before", soft_wrap=True)
-    if checkpoint is None:
+    step = None
+    if job.world.is_main:
+        newest, damage = newest_whole(job.run)
+        for line in damage:
+            console.print(f"warning: {line}; falling back to the checkpoint before", soft_wrap=True)
+        step = newest.step if newest else None
+    step = job.world.gather(step)[0]  # the main process chooses for all
+    if step is None:
         return {}
-    state = load_checkpoint(checkpoint, job.model, job.optimizers)
-    if state["data_fingerprint"] != job.dataset.fingerprint:
+    checkpoint = Checkpoint(job.run.checkpoint_path(step), step)
+    check_unchanged(job.run, to_dict(job.config), console)
+    if checkpoint.state["data_fingerprint"] != job.dataset.fingerprint:
         raise UserError(
             f"{job.dataset.directory} has changed since {checkpoint.path} was written; restore the data, or start a "
             "new run with --name"
         )
+    state = load_checkpoint(checkpoint, job.model, job.optimizers)
     if job.scaler.is_enabled() and state["scaler"]:
         job.scaler.load_state_dict(state["scaler"])
     job.progress = Progress(**{key: state[key] for key in Progress().to_dict()})
@@ -135,36 +134,25 @@ def resume(job: Job, console: Console) -> dict[str, Any]:
     return state
 
 
-def prepare_run_directory(run: Run, config: RunConfig, dataset: Dataset, console: Console) -> Tokenizer:
-    """Write the resolved config and the tokenizer into the run, or check that they fit what is there.
+def check_unchanged(run: Run, values: dict[str, Any], console: Console) -> None:
+    """Compare the config with that of the run so far; what may change is said.
 
     Raises:
-        UserError: the data's tokenizer is not the one in its manifest, or a field that may not change was changed.
+        UserError: a field was changed that may not.
     """
-    tokenizer = Tokenizer(dataset.tokenizer_path)
-    if tokenizer.sha256 != dataset.tokenizer_sha256:
-        raise UserError(
-            f"{tokenizer.path} is not the tokenizer that {dataset.directory} was made with (sha256 differs from "
-            f"manifest.json); make both again with: {dataset.recipe_command()}"
-        )
-    values = to_dict(config)
-    if run.config.is_file() and run.checkpoints():
-        changed = differences(read_json(run.config), values)
-        fixed = [line for field, line in changed.items() if field.split(".")[0] in FIXED_FIELDS]
-        if fixed:
-            raise UserError(
-                f"{run.path} was started with another config:\n  "
-                + "\n  ".join(fixed)
-                + "\nchange it back, or start a new run with --name"
-            )
-        for line in changed.values():
-            console.print(f"changed since this run was started: {line}", soft_wrap=True)
     try:
-        write_json(run.config, values)
-        shutil.copyfile(dataset.tokenizer_path, run.tokenizer)
-    except OSError as error:
-        raise UserError(f"cannot write to {run.path}: {error}") from error
-    return tokenizer
+        changed = differences(read_json(run.config), values)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{run.config} is damaged ({error}); restore it, or start a new run with --name") from error
+    fixed = [line for field, line in changed.items() if f"{field}.".startswith(tuple(f"{f}." for f in FIXED_FIELDS))]
+    if fixed:
+        raise UserError(
+            f"{run.path} was started with another config:\n  "
+            + "\n  ".join(fixed)
+            + "\nchange it back, or start a new run with --name"
+        )
+    for line in changed.values():
+        console.print(f"changed since this run was started: {line}", soft_wrap=True)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -179,11 +167,49 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> d
     return lines
 
 
+def prepare_directory(job: Job) -> None:
+    """Write the resolved config and the tokenizer into the run. Raises UserError when the disk refuses."""
+    try:
+        write_json(job.run.config, to_dict(job.config))
+        with atomic_write(job.run.tokenizer, "wb") as file:
+            file.write(job.tokenizer.path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot write to {job.run.path}: {error}") from error
+
+
+def record(job: Job, state: dict[str, Any], console: Console) -> None:
+    """Run the loop with its journal open.
+
+    Raises:
+        UserError: training diverged, memory ran out, or the disk takes no more; the checkpoints so far are whole.
+    """
+    try:
+        with ExitStack() as stack:
+            stop = StopRequest()
+            stack.callback(stop.close)
+            tracker = display = None
+            if job.world.is_main:
+                wandb_id = state.get("wandb_id")
+                tracker = Tracker(job.run, job.config, to_dict(job.config), job.progress.step, wandb_id)
+                stack.push(tracker.close)
+                display = ProgressDisplay(console)
+                stack.callback(display.close)
+            train(job, Journal(tracker, display, stop, state, job.progress.seconds))
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {job.run.path}: {error}; make room, then run the same command again to go on"
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory on {job.device}: lower --batch.micro-batch-size (now {job.split.micro_batch}; tokens per "
+            "step, and with them the result, stay the same)"
+        ) from error
+
+
 def say_what_next(run: Run, progress: Progress, console: Console) -> None:
     console.print(
         f"{run.path}: {progress.step:,} steps, {progress.tokens:,} tokens in {progress.seconds:,.0f} s\n"
         f"next: python -m evaluation {run.path}\n"
         f'      python sample.py --run {run.path} --prompt "The history of"',
-        highlight=False,
         soft_wrap=True,
     )

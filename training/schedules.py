@@ -27,13 +27,9 @@ class Progress:
 
 
 def check_budget(budget: BudgetConfig) -> None:
-    """Raises UserError when the budget is missing or not positive."""
-    given = {name: value for name, value in asdict(budget).items() if value is not None}
-    if not given:
+    """Raises UserError when there is no budget at all."""
+    if not any(asdict(budget).values()):
         raise UserError("the run has no budget; set one of --budget.tokens, --budget.steps, --budget.minutes")
-    for name, value in given.items():
-        if value <= 0:
-            raise UserError(f"budget.{name} must be positive, not {value}")
 
 
 def fraction_used(budget: BudgetConfig, progress: Progress) -> float:

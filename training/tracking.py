@@ -69,25 +69,29 @@ class Tracker:
         self.metrics.sync()
         self.samples.sync()
 
-    def close(self) -> None:
+    def close(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """Called with the exception that ended the run, or with None three times."""
+        if self.wandb:
+            self.wandb.close(failed=error is not None)
         self.metrics.close()
         self.samples.close()
-        if self.wandb:
-            self.wandb.close()
 
 
 def start_wandb(run: Run, config: RunConfig, config_values: dict[str, Any], run_id: str | None) -> Wandb | None:
     """A W&B run, or None with a one-line reason: tracking never asks, and never stops a training run."""
-    mode: str = os.environ.get("WANDB_MODE") or config.tracking.wandb
+    mode: str = config.tracking.wandb
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if _has_api_key() else "offline")
     if mode in ("off", "disabled"):
         return None
     try:
         import wandb
-    except ImportError:
-        print("tracking: wandb is not installed, metrics go to metrics.jsonl only", file=sys.stderr)
+    except Exception as error:  # not installed, or not fit for what else is installed
+        print(f"tracking: W&B cannot be used ({error}), metrics go to metrics.jsonl only", file=sys.stderr)
         return None
-    if mode == "auto":
-        mode = "online" if _has_api_key() else "offline"
+    if mode == "online" and not _has_api_key():
+        print("tracking: no W&B API key (log in with: wandb login), so the run is offline", file=sys.stderr)
+        mode = "offline"
     for attempt in dict.fromkeys((mode, "offline")):
         try:
             return Wandb(wandb, run, config, config_values, run_id, attempt)
@@ -148,8 +152,8 @@ class Wandb:
         except Exception as error:
             print(f"tracking: W&B did not take step {row['step']} ({error})", file=sys.stderr)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         try:
-            self._run.finish()
+            self._run.finish(exit_code=int(failed))
         except Exception as error:
             print(f"tracking: W&B did not finish cleanly ({error})", file=sys.stderr)

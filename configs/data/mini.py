@@ -10,6 +10,7 @@ config = DataConfig(
         HubDataset(
             path="wikimedia/wikipedia",
             subset="20231101.en",
+            revision="b04c8d1ceb2f5cd4588862100d08de323dccfbaa",
             name="wikipedia",
             licence="CC-BY-SA-4.0",
             kind="wiki",

@@ -16,6 +16,8 @@ config = DataConfig(
         # The project's own dependencies: the same code whether or not test or lint tools are installed beside them.
         PythonCode(
             max_bytes=5_500_000,
+            # Many short files instead of a few long ones: more programs to learn from and to validate on.
+            max_file_bytes=16_384,
             packages=(
                 "torch",
                 "numpy",
