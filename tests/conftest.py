@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import torch
 from hypothesis import settings
 from tiny import make_project
 
-# One thread everywhere: the workers of a parallel test run share the cores, and runs in this process must equal those
-# in subprocesses (OMP_NUM_THREADS=1) bit for bit.
+# One thread everywhere: the workers of a parallel test run share the cores, and what runs in this process must equal
+# what runs in a subprocess bit for bit.
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 

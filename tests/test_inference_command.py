@@ -107,7 +107,8 @@ def test_several_samples_checkpoints_and_stop_strings(world: World) -> None:
     greedy = ["--prompt", "def ", "--max-new-tokens", "30", "--temperature", "0", "--checkpoint", "20"]
     first, second = run_all("sample", [several, [*greedy, "--stop", "never seen", "--stop", stop]], world.root)
 
-    written = generate(loaded.model, loaded.tokenizer, "riv", SamplingOptions(max_new_tokens=8, temperature=0.8, top_k=50), 3)
+    options = SamplingOptions(max_new_tokens=8, temperature=0.8, top_k=50)
+    written = generate(loaded.model, loaded.tokenizer, "riv", options, 3)
     assert first[:2] == (0, "---\n".join(f"riv{completion.text}\n" for completion in written))
     assert "step_00000020" in first[2]
     assert second[:2] == (0, f"def {whole[: whole.find(stop)]}\n")

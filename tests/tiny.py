@@ -117,7 +117,7 @@ def train_command(*arguments: str, processes: int = 1) -> list[str]:
 
 def environment(**extra: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    return {**inherited, "OMP_NUM_THREADS": "1", **extra}
+    return {**inherited, **extra}
 
 
 @dataclass
