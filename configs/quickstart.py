@@ -28,7 +28,7 @@ config = RunConfig(
     optimizer=OptimizerConfig(lr=0.02, embedding_lr=0.01, head_lr=0.01, scalar_lr=0.01, beta1=0.8),
     schedule=ScheduleConfig(kind="wsd", warmup=0.03, cooldown=0.6, final=0.05),
     budget=BudgetConfig(minutes=5),
-    validation=ValidationConfig(every=100),
+    validation=ValidationConfig(every=60),
     checkpoint=CheckpointConfig(every=100, keep=2),
-    tracking=TrackingConfig(log_every=10),
+    tracking=TrackingConfig(log_every=5),
 )

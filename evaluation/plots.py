@@ -21,10 +21,12 @@ def loss_curve(metrics: Rows, levels: dict[str, float]) -> bytes:
     _line(axes, metrics, "val/loss", label="validation", color="#1f4e9c", marker="o", markersize=3.5)
     for (label, level), color in zip(levels.items(), ("#b9770e", "#a93226"), strict=False):
         axes.axhline(level, color=color, linestyle="--", linewidth=1)
+        # Below its line and left of the middle, where a falling curve is still above.
         axes.annotate(
-            f"{label} {level:.2f}", (1, level), xycoords=("axes fraction", "data"), color=color,
-            xytext=(-4, 3), textcoords="offset points", ha="right", fontsize=9,
+            f"{label} {level:.2f}", (0.3, level), xycoords=("axes fraction", "data"), color=color,
+            xytext=(0, -3), textcoords="offset points", ha="center", va="top", fontsize=9,
         )  # fmt: skip
+    axes.margins(y=0.1)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
     return _png(figure)

@@ -207,15 +207,16 @@ def make_world(root: Path, **changes: Any) -> World:
 def command(*arguments: str, cwd: Path, text: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run Python with the repository's packages importable, from another directory, as a user would."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
         env=environment,
-        input=text,
+        input=None if text is None else text.encode(),
         capture_output=True,
-        encoding="utf-8",
         timeout=120,
     )
+    # Decoded here: text mode would turn a generated carriage return into a newline.
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 # Importing torch takes seconds, so one process runs many command lines.

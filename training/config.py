@@ -88,7 +88,7 @@ class ValidationConfig:
 
     every: int = 250
     """Steps between validations; the last step is always validated."""
-    prompts: tuple[str, ...] = ("The history of", "def ")
+    prompts: tuple[str, ...] = ("The history of", "from __future__ import annotations")
     """Prompts continued at every validation."""
     sample_tokens: int = 64
     """Tokens generated for each prompt; 0 turns samples off."""
