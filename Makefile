@@ -16,8 +16,8 @@ quickstart: $(VENV)/.base
 	python -m data_pipeline configs/data/quickstart.py
 	torchrun --standalone --nproc-per-node 1 train.py configs/quickstart.py
 	python -m evaluation runs/quickstart
-	python sample.py --run runs/quickstart --max-new-tokens 80 --prompt "The history of"
-	python sample.py --run runs/quickstart --max-new-tokens 80 --prompt "from __future__ import annotations"
+	python sample.py --run runs/quickstart --max-new-tokens 80 --temperature 0.6 --prompt "The city of"
+	python sample.py --run runs/quickstart --max-new-tokens 80 --temperature 0.6 --prompt "from __future__ import annotations"
 	@echo
 	@echo "Report: runs/quickstart/report.html (open it in a browser)"
 	@echo "Next:   source $(BIN)/activate"
