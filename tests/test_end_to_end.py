@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+import tyro
 from tiny import PROJECT, environment, read_metrics, run_train
 
+import data_pipeline.__main__
+import evaluation.__main__
+import sample
+import train
+from common.cli import parse_command, run_command
 from common.runs import Run
+from data_pipeline.config import DataConfig
+from training.config import RunConfig
 
 
 def run_module(project: Path, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -53,9 +62,6 @@ def test_train_evaluate_sample(project: Path) -> None:
 
 
 def test_commands_need_a_run(tmp_path: Path) -> None:
-    import sample
-    from common.cli import run_command
-
     before, stderr = Path.cwd(), io.StringIO()
     os.chdir(tmp_path)
     try:
@@ -66,15 +72,40 @@ def test_commands_need_a_run(tmp_path: Path) -> None:
     assert ended.value.code == 2 and "make quickstart" in stderr.getvalue()
 
 
-def test_readme_commands_exist() -> None:
-    """Every command of the README's tables names a file, module or make target that is there."""
+def readme_commands() -> list[list[str]]:
+    """Every command in the README's code, split into words; those with placeholders in capitals are left out."""
     text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    fence = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    lines = [line for block in fence.findall(text) for line in block.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", fence.sub("", text))
+    lines = [line.split(" #")[0] for line in lines if line.startswith(("python ", "torchrun ", "make "))]
+    commands = [shlex.split(line) for line in lines]
+    return [words for words in commands if not any(re.search(r"\b[A-Z]{3,}\b", word) for word in words)]
+
+
+def test_readme_commands_can_be_typed() -> None:
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
-    words = text.replace("`", " ").split()
-    for word, following in itertools.pairwise(words):
-        if word == "make" and following.rstrip(",;:").replace("-", "").isalpha():
-            assert f"\n{following.rstrip(',;:')}:" in makefile or following in ("keeps", "and"), following
-        if word == "-m" and following not in ("pip", "venv"):
-            assert (PROJECT / following / "__main__.py").is_file() or (PROJECT / f"{following}.py").is_file(), following
-        if word.startswith("configs/") and word.endswith(".py"):
-            assert (PROJECT / word).is_file(), word
+    seen = set()
+    before = Path.cwd()
+    os.chdir(PROJECT)
+    try:
+        for words in readme_commands():
+            if words[0] == "make":
+                assert f"\n{words[1]}:" in makefile, words
+            elif "train.py" in words:
+                parse_command(train.TrainCommand, RunConfig, words[words.index("train.py") + 1 :], "train.py")
+                seen.add("train")
+            elif words[:2] == ["python", "sample.py"]:
+                tyro.cli(sample.SampleCommand, args=words[2:])
+                seen.add("sample")
+            elif words[:3] == ["python", "-m", "data_pipeline"]:
+                parse_command(data_pipeline.__main__.Command, DataConfig, words[3:], "data_pipeline")
+                seen.add("data_pipeline")
+            elif words[:3] == ["python", "-m", "evaluation"]:
+                tyro.cli(evaluation.__main__.EvaluationCommand, args=words[3:])
+                seen.add("evaluation")
+            else:
+                pytest.fail(f"no check for {words}")
+    finally:
+        os.chdir(before)
+    assert seen == {"train", "sample", "data_pipeline", "evaluation"}
