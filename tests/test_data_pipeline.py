@@ -18,8 +18,7 @@ from test_data_helpers import dropped_rows, files_of, prose, replace_words, smal
 
 from common.errors import UserError
 from common.files import read_json, sha256_of
-from data_pipeline import minhash
-from data_pipeline.config import DataConfig, DeduplicationConfig, FilterConfig, ProseFilters, SplitConfig, TextFiles
+from data_pipeline.config import DataConfig, FilterConfig, ProseFilters, SplitConfig, TextFiles
 from data_pipeline.documents import Counts
 from data_pipeline.pipeline import curate
 from data_pipeline.shards import Dataset
@@ -292,76 +291,10 @@ def test_mistakes_in_the_config_are_named(tmp_path: Path) -> None:
         curate(small_config(path), out, 1)
 
 
-def planted(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """120 texts, and near copies of ten of them in steps of growing distance; ids of copies by id of the original."""
-    texts = [prose(seed, 120) for seed in range(120)]
-    copies = {}
-    for number in range(10):
-        texts.append(replace_words(texts[number], 77 + number, 1 + number))
-        copies[f"line{len(texts)}"] = f"line{number + 1}"
-    return write_jsonl(tmp_path / "planted.jsonl", texts), copies
-
-
-def test_near_duplicates_are_verified_and_kept_apart_from_the_rest(tmp_path: Path) -> None:
-    path, copies = planted(tmp_path)
-    texts = {f"line{n + 1}": json.loads(line)["text"] for n, line in enumerate(path.read_text().splitlines())}
-    config = small_config(path, deduplication=DeduplicationConfig(bands=40, rows=4))  # finds every pair of 0.7
-    out = tmp_path / "data"
-    curate(config, out, workers=1)
-    removed = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "05_deduplicate")}
-    expected = set()
-    for copy, original in copies.items():
-        one, other = (minhash.shingle_set(texts[name], 5) for name in (copy, original))
-        if minhash.jaccard(one, other) >= 0.8:
-            expected.add(frozenset((copy, original)))
-    assert 1 <= len(expected) < len(copies)
-    assert len(removed) == len(expected) and all(len(pair & removed) == 1 for pair in expected)
-    found = [json.loads(line) for line in (out / "stages/04_duplicates/all.duplicates.jsonl").read_text().splitlines()]
-    for row in found:
-        kept, gone = (row[key].rpartition("#")[2] for key in ("kept", "removed"))
-        one, other = (minhash.shingle_set(texts[name], 5) for name in (kept, gone))
-        assert row["similarity"] == pytest.approx(minhash.jaccard(one, other), abs=1e-4) and gone in removed
-        assert len(texts[kept]) >= len(texts[gone])
-
-
 def test_the_earlier_source_keeps_its_duplicates(corpus: list[Path], tmp_path: Path) -> None:
     curate(small_config(corpus[1], corpus[0]), tmp_path / "data", workers=1)
     removed = {row["id"] for row in dropped_rows(tmp_path / "data", "05_deduplicate")}
     assert f"source1/{corpus[0].as_posix()}#line9" in removed  # its upper-case copy is in the source named first
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_no_near_duplicate_crosses_the_split(tmp_path: Path, seed: int) -> None:
-    path, copies = planted(tmp_path)
-    config = small_config(path, split=SplitConfig(validation_fraction=0.3, seed=seed))
-    out = tmp_path / "data"
-    manifest = curate(replace(config, deduplication=DeduplicationConfig(threshold=0.99)), out, workers=1)
-    side, shingles = {}, {}
-    for shard in sorted((out / "stages/08_split").glob("*.jsonl")):
-        for line in shard.read_text().splitlines():
-            row = json.loads(line)
-            name = row["id"].rpartition("#")[2]
-            side[name], shingles[name] = row["split"], minhash.shingle_set(row["text"], 5)
-    assert manifest["splits"]["val"]["documents"] > 15
-    crossing = 0
-    for one in side:
-        for other in side:
-            if side[one] == "val" and side[other] == "train":
-                assert minhash.jaccard(shingles[one], shingles[other]) < 0.5
-                shared = minhash.overlap(shingles[one], shingles[other])
-                assert shared < 0.5 * min(len(shingles[one]), len(shingles[other]))
-                crossing += 1
-    assert crossing > 1000
-    related = [pair for pair in copies.items() if minhash.jaccard(shingles[pair[0]], shingles[pair[1]]) >= 0.5]
-    assert len(related) >= 5 and all(side[copy] == side[original] for copy, original in related)
-
-
-def test_one_long_document_still_gives_a_validation_split(tmp_path: Path) -> None:
-    (tmp_path / "book.txt").write_text("\n\n".join(prose(seed) for seed in range(400)))
-    config = replace(small_config(), sources=(TextFiles(patterns=(str(tmp_path / "book.txt"),)),))
-    manifest = curate(config, tmp_path / "data", workers=1)
-    assert manifest["splits"]["val"]["documents"] >= 1
-    assert manifest["splits"]["train"]["bytes"] > 3 * manifest["splits"]["val"]["bytes"]
 
 
 def test_two_runs_in_one_place_are_refused(built: tuple[DataConfig, Path]) -> None:
