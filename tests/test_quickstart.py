@@ -104,5 +104,5 @@ def test_nothing_is_done_twice(workplace: Path) -> None:
     call(workplace, "-m", "data_pipeline", str(PROJECT / "configs/data/quickstart.py"), "--out", "data/quickstart")
     after = {path: os.stat(path).st_mtime_ns for path in (workplace / "data").rglob("*") if path.name != ".lock"}
     changed = {path.name for path in before if before[path] != after.get(path)}
-    assert not {name for name in changed if name.endswith((".bin", ".npy", ".jsonl", ".model"))}
+    assert not {name for name in changed if name.endswith((".bin", ".npy", ".model"))}
     shutil.rmtree(workplace / "runs", ignore_errors=True)

@@ -1,7 +1,7 @@
 """Muon: momentum whose update is made orthogonal, for the weight matrices of the blocks.
 
 Keller Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with the coefficients of Polar Express (Amsel et al.
-2025, arXiv 2505.16932) and cautious weight decay (Chen et al. 2025, arXiv 2510.12402).
+2025, arXiv 2505.16932) and decoupled weight decay.
 """
 
 from __future__ import annotations
@@ -74,7 +74,5 @@ class Muon(torch.optim.Optimizer):
         rows, columns = parameters[0].shape
         updates *= max(1.0, rows / columns) ** 0.5  # equal size of the output whatever the shape
         for parameter, update in zip(parameters, updates, strict=True):
-            if group["weight_decay"]:
-                # Cautious: decay only where the update already pulls towards zero.
-                parameter.mul_(1 - group["lr"] * group["weight_decay"] * (update * parameter >= 0))
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update, alpha=-group["lr"])
