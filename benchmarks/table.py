@@ -25,6 +25,11 @@ def alternate(variants: Mapping[str, Callable[[], Measurement]], rounds: int) ->
     return results
 
 
+def number(value: float) -> str:
+    """Three significant digits, or all of a large whole number."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def report(title: str, results: dict[str, list[Measurement]], ratio_of: str, json_file: str | None) -> None:
     """Print median (minimum to maximum) of every figure, and each variant's median ratio of `ratio_of` to the first."""
     first = next(iter(results))
@@ -35,12 +40,14 @@ def report(title: str, results: dict[str, list[Measurement]], ratio_of: str, jso
         for figure in rounds[0]:
             values = [measured[figure] for measured in rounds]
             row[figure] = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-            cells.append(f"{statistics.median(values):,.3g} ({min(values):,.3g} to {max(values):,.3g})")
+            cells.append(f"{number(statistics.median(values))} ({number(min(values))} to {number(max(values))})")
         # Round by round: both halves of a ratio then saw the same machine.
         ratios = [mine[ratio_of] / base[ratio_of] for mine, base in zip(rounds, results[first], strict=True)]
         row["ratio"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
         table.add_row(name, *cells, f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
         rows[name] = row
-    Console().print(table)
+    console = Console()
+    console = console if console.is_terminal else Console(width=200)  # a file has no width to keep to
+    console.print(table)
     if json_file:
         Path(json_file).write_text(json.dumps({"title": title, "variants": rows}, indent=2) + "\n", encoding="utf-8")

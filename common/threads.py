@@ -29,7 +29,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep large freed blocks for the next allocation instead of returning them to the system.
 
     A training step on the CPU allocates and frees the same large tensors again and again; by default each of them is
-    mapped and zeroed page by page every time, a quarter of the step (`python -m benchmarks.training`).
+    mapped and zeroed page by page every time, and a step takes 1.6 times as long (`python -m benchmarks.training`).
     """
     if not sys.platform.startswith("linux"):
         return
