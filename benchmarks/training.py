@@ -63,8 +63,7 @@ class Stepper:
             self.windows += self.split.micro_batch
             clock.lap("load")
             with self.precision.autocast(self.device):
-                losses = self.model(inputs.to(self.device), targets.to(self.device))
-            loss = losses.sum() / self.split.tokens_per_step
+                loss = self.model(inputs.to(self.device), targets.to(self.device)) / self.split.tokens_per_step
             clock.lap("forward")
             loss.backward()
             clock.lap("backward")

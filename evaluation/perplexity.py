@@ -22,7 +22,7 @@ import torch
 
 from common.errors import UserError
 from model import Decoder
-from model.decoder import IGNORE
+from model.functions import IGNORE
 from model.device import Precision
 
 CONTEXT_POLICIES = {
@@ -110,7 +110,7 @@ def token_nll(
             inputs[row, :length] = previous[start : start + length]
             targets[row, :length] = tokens[start : start + length]
         with precision.autocast(device):
-            losses = model(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device))
+            losses = model.token_losses(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device))
         values = losses.float().cpu().numpy()
         for row, (start, length) in enumerate(batch.tolist()):
             result[start : start + length] = values[row, :length]

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from model.cache import KVCache
 from model.config import ModelConfig
+from model.functions import linear_cross_entropy, token_losses
 from model.layers import Block, Norm, rotary_table
-
-IGNORE = -100  # target value of positions that carry no loss
 
 
 class Decoder(nn.Module):
@@ -71,17 +70,26 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Without targets: fp32 logits (batch, time, vocab), of the last position alone with `last_only`.
 
-        With targets: the loss of every position in nats, (batch, time) fp32, zero where the target is IGNORE.
+        With targets: the sum of the losses of all positions in nats, an fp32 scalar; the logits are never whole.
         Raises ValueError when the sequence, the cached part included, is longer than the context.
         """
         hidden = self.hidden(ids, cache)
-        if last_only:
-            hidden = hidden[:, -1:]
-        logits = self.logits(hidden)
         if targets is None:
-            return logits
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
+            return self.logits(hidden[:, -1:] if last_only else hidden)
+        return linear_cross_entropy(
+            hidden.flatten(0, 1), self.output_weight, targets.flatten(), self.config.logit_softcap
+        )
+
+    @torch.no_grad()
+    def token_losses(self, ids: Tensor, targets: Tensor) -> Tensor:  # both (batch, time) int64
+        """The loss of every position in nats, (batch, time) fp32, zero where the target is IGNORE; no gradients."""
+        hidden = self.hidden(ids).flatten(0, 1)
+        losses = token_losses(hidden, self.output_weight, targets.flatten(), self.config.logit_softcap)
         return losses.view(targets.shape)
+
+    @property
+    def output_weight(self) -> Tensor:  # (vocab, width)
+        return self.embedding.weight if self.head is None else self.head.weight
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:  # (batch, time) -> (batch, time, width)
         """The normalised output of the last block."""
@@ -107,8 +115,7 @@ class Decoder(nn.Module):
         return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:  # (batch, time, width) -> (batch, time, vocab) fp32
-        weight = self.embedding.weight if self.head is None else self.head.weight
-        logits = F.linear(hidden, weight).float()
+        logits = F.linear(hidden, self.output_weight).float()
         cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from model.cache import KVCache
 from model.config import ModelConfig
+from model.functions import causal_attention
 
 
 class Norm(nn.Module):
@@ -73,17 +74,26 @@ class Attention(nn.Module):
         if cache is not None:
             past = cache.length
             key, value = cache.append(self.layer, key, value)
-        mixed = F.scaled_dot_product_attention(
-            query.type_as(value),
-            key.type_as(value),
+        mixed = self.attend(query.type_as(value), key.type_as(value), value, past)
+        return self.output(mixed.transpose(1, 2).reshape(batch, time, -1))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, past: int) -> Tensor:
+        """Attention of the queries, of which `past` positions come before, on all keys; (batch, heads, time, dim)."""
+        time, dropout = query.shape[2], self.dropout if self.training else 0.0
+        if query.device.type == "cpu" and past == 0 and time > 1 and dropout == 0:
+            repeats = self.heads // self.kv_heads
+            key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+            return causal_attention(query, key, value, self.scale)
+        return F.scaled_dot_product_attention(
+            query,
+            key,
             value,
-            attn_mask=continuation_mask(past, time, x.device),
-            dropout_p=self.dropout if self.training else 0.0,
+            attn_mask=continuation_mask(past, time, query.device),
+            dropout_p=dropout,
             is_causal=past == 0,
             scale=self.scale,
             enable_gqa=self.kv_heads != self.heads,
         )
-        return self.output(mixed.transpose(1, 2).reshape(batch, time, -1))
 
 
 def continuation_mask(past: int, time: int, device: torch.device) -> Tensor | None:

@@ -10,7 +10,7 @@ import torch
 from common.errors import UserError
 from model import Decoder, KVCache, ModelConfig
 from model.config import gpt2, llama
-from model.decoder import IGNORE
+from model.functions import IGNORE
 from model.layers import rotary_table, rotate
 
 OURS = ModelConfig(vocab_size=97, context_length=48, layers=3, width=64, heads=2)
@@ -91,7 +91,7 @@ def test_initial_loss_is_near_uniform(family: str) -> None:
     torch.manual_seed(0)
     model = Decoder(FAMILIES[family])
     ids = torch.randint(0, 97, (8, 49))
-    loss = model(ids[:, :-1], ids[:, 1:]).mean().item()
+    loss = model(ids[:, :-1], ids[:, 1:]).item() / (8 * 48)
     assert loss == pytest.approx(math.log(97), rel=0.02)
 
 
@@ -103,7 +103,7 @@ def test_one_batch_can_be_learned_by_heart(family: str) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(120):
         optimizer.zero_grad()
-        loss = model(ids[:, :-1], ids[:, 1:]).mean()
+        loss = model(ids[:, :-1], ids[:, 1:]) / (2 * 24)
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.05
@@ -113,10 +113,11 @@ def test_losses_are_cross_entropy_and_ignored_targets_cost_nothing() -> None:
     model, ids = perturbed(OURS), torch.randint(0, 97, (2, 10))
     targets = torch.randint(0, 97, (2, 10))
     targets[0, 3] = IGNORE
-    losses, logits = model(ids, targets), model(ids)
+    losses, logits = model.token_losses(ids, targets), model(ids)
     expected = logits[1, 4].logsumexp(-1) - logits[1, 4, targets[1, 4]]
     assert losses[0, 3] == 0
     torch.testing.assert_close(losses[1, 4], expected)
+    torch.testing.assert_close(model(ids, targets), losses.sum())
     assert logits.abs().max() <= 15.0
 
 

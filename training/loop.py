@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.decoder import IGNORE
+from model.functions import IGNORE
 from training.job import Job
 from training.journal import Journal, Step, TrainingDiverged
 from training.optimizers import set_learning_rates
@@ -73,8 +73,7 @@ def accumulate_gradients(job: Job, network: nn.Module) -> tuple[float, int]:
         last = number == split.accumulation - 1
         with nullcontext() if last else without_exchange(network):
             with job.precision.autocast(job.device):
-                losses = network(inputs.to(job.device), targets.to(job.device))
-            loss = losses.sum()
+                loss = network(inputs.to(job.device), targets.to(job.device))
             # DistributedDataParallel averages over processes; the mean over all tokens of the step is wanted.
             job.scaler.scale(loss * (world.size / tokens)).backward()
         loss_sum += loss.detach()

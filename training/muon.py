@@ -27,10 +27,11 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     """The nearest semi-orthogonal matrix of each, roughly: singular values come out near 1. (n, rows, columns)"""
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices  # the shorter side first: X X^T is then the smaller square
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)).contiguous()
     for a, b, c in POLAR_EXPRESS:
-        square = x @ x.mT
-        x = a * x + (b * square + c * (square @ square)) @ x
+        square = torch.bmm(x, x.mT)
+        polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.mT if tall else x
 
 

@@ -10,7 +10,7 @@ import torch
 
 from data_pipeline.shards import Dataset
 from model import Decoder
-from model.decoder import IGNORE
+from model.functions import IGNORE
 from model.device import Precision
 from training.distribution import World
 
@@ -44,8 +44,7 @@ def validate(
         for row, (ids, wanted) in enumerate(chosen):
             inputs[row, : len(ids)], targets[row, : len(wanted)] = ids, wanted
         with precision.autocast(device):
-            losses = model(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device))
-        total += float(losses.double().sum() if device.type != "mps" else losses.sum())
+            total += model(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)).item()
     model.train(was_training)
     (total,) = world.sum([total], device)
     text_bytes = int(dataset.manifest["splits"]["val"]["bytes"])

@@ -1,0 +1,175 @@
+"""The two places where a plain expression wastes most of a training step: attention on the CPU, and the loss.
+
+Both are exact. What they save was measured with `python -m benchmarks.training`; see docs/log.md.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORE = -100  # target value of positions that carry no loss
+CHUNK_LOGITS = 2**24  # logits held at a time, 64 MiB in fp32
+QUERY_BLOCK = 128  # queries taken at a time: of 32 to 256 the fastest at contexts of 128 to 1,024
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
+    """Sum of the losses of `softcap * tanh(hidden @ weight.T / softcap)` against `targets`, in nats, fp32 scalar.
+
+    The logits exist only a chunk of positions at a time, and the gradient by each chunk is taken at once: they are
+    never all in memory, and never computed twice.
+
+    Args:
+        hidden: (positions, width).
+        weight: (vocab, width), fp32; multiplied in the dtype of autocast where that is on.
+        targets: (positions,) int64, IGNORE where no loss is wanted.
+        softcap: None for plain logits.
+    """
+    wanted = (hidden.requires_grad, weight.requires_grad) if torch.is_grad_enabled() else (False, False)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, softcap, wanted)  # type: ignore[no-any-return]
+
+
+def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
+    """The single losses that `linear_cross_entropy` sums, (positions,) fp32, zero at IGNORE; without gradients."""
+    hidden, weight = hidden.detach(), weight.detach().to(compute_dtype(hidden))
+    return torch.cat(
+        [
+            _chunk_loss(rows.to(weight.dtype), weight, wanted, softcap, gradient=False)[0]
+            for rows, wanted in zip(*_chunks(hidden, weight, targets), strict=True)
+        ]
+    )
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype that a matrix product with `tensor` runs in: autocast's where it is on, else the tensor's own."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+
+
+def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    rows = max(1, CHUNK_LOGITS // len(weight))
+    return hidden.split(rows), targets.split(rows)
+
+
+def _chunk_loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Losses (positions,) fp32 and, if wanted, the gradient of their sum by the products, (positions, vocab).
+
+    In place as far as possible: on a CPU this is bound by memory, and each avoided pass counts.
+    """
+    kept = targets != IGNORE
+    column = targets.where(kept, 0)[:, None]
+    logits = (hidden @ weight.mT).float()
+    tanh = None
+    if softcap is not None:
+        tanh = logits.mul_(2 / softcap).sigmoid_().mul_(2).sub_(1)  # a third of the time of tanh itself
+        logits = tanh * softcap
+    highest = logits.amax(dim=-1, keepdim=True)
+    picked = logits.gather(1, column)
+    exponentials = logits.sub_(highest).exp_()
+    total = exponentials.sum(dim=-1, keepdim=True)
+    losses = (total.log() + (highest - picked)).squeeze(1) * kept
+    if not gradient:
+        return losses, losses
+    # Softmax minus one-hot, both times `total`, which is divided out with the mask in one pass.
+    by_logits = exponentials.scatter_add_(1, column, -total)
+    scale = kept[:, None] / total
+    if tanh is not None:  # its derivative is 1 - tanh^2
+        by_logits.mul_(tanh.square_().sub_(1))
+        scale.neg_()
+    return losses, by_logits.mul_(scale).to(weight.dtype)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        softcap: float | None,
+        wanted: tuple[bool, bool],
+    ) -> Tensor:
+        dtype = compute_dtype(hidden)
+        loss = torch.zeros((), device=hidden.device)
+        by_hidden = torch.empty_like(hidden, dtype=dtype) if wanted[0] else None
+        by_weight = torch.zeros_like(weight) if wanted[1] else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            low = weight.to(dtype)
+            start = 0
+            for part, columns in zip(*_chunks(hidden, weight, targets), strict=True):
+                rows = part.to(dtype)
+                losses, by_products = _chunk_loss(rows, low, columns, softcap, gradient=any(wanted))
+                loss += losses.sum()
+                if by_hidden is not None:
+                    torch.mm(by_products, low, out=by_hidden[start : start + len(rows)])
+                if by_weight is not None:
+                    by_weight += by_products.mT @ rows  # summed over the chunks in the weight's own precision
+                start += len(rows)
+        ctx.save_for_backward(by_hidden, by_weight)
+        ctx.hidden_dtype = hidden.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        by_hidden, by_weight = ctx.saved_tensors
+        (outer,) = gradients
+        return (
+            None if by_hidden is None else by_hidden.to(ctx.hidden_dtype) * outer,
+            None if by_weight is None else by_weight * outer,
+            None,
+            None,
+            None,
+        )
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Causal attention by blocks of queries, each of which sees only the keys up to its end.
+
+    On CPUs about twice as fast as PyTorch's fused kernel, forward and backward together, because its matrix products
+    are large; it keeps the attention weights for the backward pass, half of (time x time) a head.
+
+    Args and result: (batch, heads, time, head_dim), all of one dtype.
+    """
+    return _CausalAttention.apply(query, key, value, scale)  # type: ignore[no-any-return]
+
+
+class _CausalAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        time = query.shape[2]
+        mixed = torch.empty_like(query)
+        future = torch.ones(QUERY_BLOCK, QUERY_BLOCK, dtype=torch.bool, device=query.device).triu(1)
+        blocks = []
+        for start in range(0, time, QUERY_BLOCK):
+            stop = min(start + QUERY_BLOCK, time)
+            scores = (query[:, :, start:stop] @ key[:, :, :stop].mT).float().mul_(scale)
+            scores[..., start:].masked_fill_(future[: stop - start, : stop - start], -math.inf)
+            weights = torch.softmax(scores, dim=-1).to(value.dtype)  # (batch, heads, block, stop)
+            mixed[:, :, start:stop] = weights @ value[:, :, :stop]
+            blocks.append(weights)
+        ctx.save_for_backward(query, key, value, mixed, *blocks)
+        ctx.scale = scale
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, mixed, *blocks = ctx.saved_tensors
+        by_mixed = gradients[0].contiguous()
+        by_query = torch.empty_like(query)
+        by_key, by_value = (torch.zeros_like(key, dtype=torch.float32) for _ in range(2))
+        # What each row of the softmax gradient is centred on: the sum of weights times their gradients.
+        centre = (by_mixed.float() * mixed.float()).sum(dim=-1, keepdim=True)
+        for number, weights in enumerate(blocks):
+            start, stop = number * QUERY_BLOCK, number * QUERY_BLOCK + weights.shape[2]
+            outer = by_mixed[:, :, start:stop]
+            by_value[:, :, :stop] += weights.mT @ outer
+            by_weights = (outer @ value[:, :, :stop].mT).float()
+            by_scores = by_weights.sub_(centre[:, :, start:stop]).mul_(weights).mul_(ctx.scale).to(query.dtype)
+            by_query[:, :, start:stop] = by_scores @ key[:, :, :stop]
+            by_key[:, :, :stop] += by_scores.mT @ query[:, :, start:stop]
+        return by_query, by_key.to(key.dtype), by_value.to(value.dtype), None
