@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from training.validation import validate
 
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 CPU, FP32 = torch.device("cpu"), Precision("fp32", "exact")
+STRATEGIES = ("ddp", "fsdp")
 
 
 def leave(**seen: Any) -> None:
@@ -55,7 +56,7 @@ def leave(**seen: Any) -> None:
 
 
 def before_gradients(event: Callable[[Job], None]) -> None:
-    """Have `event` happen in the middle of every step, before its gradients are computed."""
+    """Have `event` happen in every step, before its gradients are computed."""
 
     def with_event(job: Job, network: nn.Module) -> tuple[float, int]:
         event(job)
@@ -64,35 +65,24 @@ def before_gradients(event: Callable[[Job], None]) -> None:
     training.loop.accumulate_gradients = with_event
 
 
-def signal_in_step(argv: list[str]) -> None:
-    """One process alone is sent a signal in the middle of a step: SIGNAL_RANK, SIGNAL_STEP and SIGNAL say which."""
-    steps: list[int] = []
+def in_turn(argv: list[str]) -> None:
+    """Several runs one after the other, their command lines apart by a `+`."""
+    while "+" in argv:
+        end = argv.index("+")
+        train.main(argv[:end])
+        argv = argv[end + 1 :]
+    train.main(argv)
+
+
+def sigkill_in_step(argv: list[str]) -> None:
+    """The last process is killed in its fifth step."""
 
     def event(job: Job) -> None:
-        steps.append(job.progress.step + 1)
-        if int(os.environ["SIGNAL_RANK"]) == RANK and steps[-1] == int(os.environ["SIGNAL_STEP"]):
-            os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
+        if RANK == WORLD - 1 and job.progress.step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     before_gradients(event)
     train.main(argv)
-    leave(last_step=steps[-1])
-
-
-def sigterm_in_validation(argv: list[str]) -> None:
-    """The last process is sent SIGTERM in the second batch of the first validation."""
-    batches = 0
-    forward = Decoder.forward
-
-    def counting(self: Decoder, ids: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
-        nonlocal batches
-        batches += not self.training
-        if RANK == WORLD - 1 and not self.training and batches == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return forward(self, ids, *arguments, **keywords)
-
-    Decoder.forward = counting  # type: ignore[method-assign]
-    train.main(argv)
-    leave(batches=batches)
 
 
 def sigkill_in_save(argv: list[str]) -> None:
@@ -110,36 +100,79 @@ def sigkill_in_save(argv: list[str]) -> None:
     train.main(argv)
 
 
-def nan_on_one_rank(argv: list[str]) -> None:
-    """An activation of the last process alone is NaN in its third step; every process says what came of it."""
-    before: dict[str, torch.Tensor] = {}
-    jobs: list[Job] = []
-
-    def poison(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        return output * torch.nan
+def sigterm(argv: list[str]) -> None:
+    """The last process alone is sent SIGTERM: in its sixth step, and after resuming in the first validation."""
+    steps, batches = [0], 0
+    forward = Decoder.forward
 
     def event(job: Job) -> None:
-        jobs.append(job)
-        if job.progress.step == 2:
-            before.update({name: local(value).clone() for name, value in job.model.named_parameters()})
-            if RANK == WORLD - 1:
-                job.model.blocks[-1].register_forward_hook(poison)
+        steps.append(job.progress.step + 1)
+        if RANK == WORLD - 1 and job.progress.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def counting(self: Decoder, ids: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        nonlocal batches
+        batches += not self.training
+        if RANK == WORLD - 1 and not self.training and batches == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, ids, *arguments, **keywords)
 
     before_gradients(event)
-    try:
-        train.main(argv)
-    except TrainingDiverged as error:
-        after = {name: local(value) for name, value in jobs[-1].model.named_parameters()}
-        untouched = after.keys() == before.keys() and all(before[name].equal(value) for name, value in after.items())
-        leave(error=str(error), step=jobs[-1].progress.step, untouched=untouched)
-        wait_for_all()  # torchrun ends the others as soon as one has failed
-        sys.exit(2)
+    train.main(argv)
+    stopped_after = steps[-1]
+    Decoder.forward = counting  # type: ignore[method-assign]
+    train.main(argv)
+    leave(stopped_after=[stopped_after, steps[-1]], batches=batches)
 
 
-def wait_for_all() -> None:
-    deadline = time.monotonic() + 20
+def nan_on_one_rank(argv: list[str]) -> None:
+    """In the third step an activation of the last process alone is NaN; every process says what came of it."""
+    jobs: list[Job] = []
+    before: dict[str, torch.Tensor] = {}
+
+    def event(job: Job) -> None:
+        if job.progress.step == 2:
+            jobs.append(job)
+            before.update({name: local(value).clone() for name, value in job.model.named_parameters()})
+            if RANK == WORLD - 1:
+                job.model.blocks[-1].register_forward_hook(lambda module, inputs, output: output * torch.nan)
+
+    before_gradients(event)
+    said = {}
+    for strategy in STRATEGIES:
+        try:
+            train.main([*argv, "--distribution.strategy", strategy, "--name", strategy])
+        except TrainingDiverged as error:
+            after = {name: local(value) for name, value in jobs[-1].model.named_parameters()}
+            untouched = after.keys() == before.keys() and all(
+                value.equal(before[name]) for name, value in after.items()
+            )
+            said[strategy] = {"error": str(error), "step": jobs[-1].progress.step, "untouched": all(untouched)}
+    leave(**said)
+    deadline = time.monotonic() + 20  # torchrun ends the others as soon as one has failed
     while time.monotonic() < deadline and not all(Path(f"rank_{rank}.json").exists() for rank in range(WORLD)):
         time.sleep(0.05)
+    sys.exit(2 if said else 0)
+
+
+def overflow_on_one_rank(argv: list[str]) -> None:
+    """In the third step the last process alone has an activation that overflows; every process says its scales."""
+    scales = []
+    overflowing = False
+
+    def poison(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return output * torch.inf if overflowing else output
+
+    def event(job: Job) -> None:
+        nonlocal overflowing
+        scales.append(job.scaler.get_scale())
+        if job.progress.step == 0 and RANK == WORLD - 1:
+            job.model.blocks[-1].register_forward_hook(poison)
+        overflowing = job.progress.step == 2
+
+    before_gradients(event)
+    train.main(argv)
+    leave(scales=scales)
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -148,13 +181,10 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 
 def count_exchanges(argv: list[str]) -> None:
     """Count the reductions of gradients: a hook in DDP sees each of its own, a profile shows FSDP's."""
-    hooked = reduced = 0
-    buckets = set()
+    all_reduces: list[int] = []
 
-    def counting(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        nonlocal hooked
-        hooked += 1
-        buckets.add(bucket.index())
+    def counting(state, bucket):  # type: ignore[no-untyped-def]  # DDP compares annotations, which are strings here
+        all_reduces.append(bucket.index())
         return allreduce_hook(dist.group.WORLD, bucket)
 
     def event(job: Job) -> None:
@@ -162,14 +192,18 @@ def count_exchanges(argv: list[str]) -> None:
             job.network.register_comm_hook(None, counting)
 
     before_gradients(event)
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        train.main(argv)
-    reduced = sum(e.count for e in profiled.key_averages() if e.key == "c10d::_reduce_scatter_base_")
-    leave(all_reduces=hooked, buckets=len(buckets), reduce_scatters=reduced)
+    said = {}
+    for strategy in STRATEGIES:
+        all_reduces.clear()
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            train.main([*argv, "--distribution.strategy", strategy, "--name", strategy])
+        scatters = sum(event.count for event in profiled.key_averages() if event.key == "c10d::_reduce_scatter_base_")
+        said[strategy] = [len(all_reduces), len(set(all_reduces)), scatters]
+    leave(**said)
 
 
 def uneven_gradients(argv: list[str]) -> None:
-    """Gradients of one step in which every window has another number of targets, as the optimizers see them."""
+    """Gradients of one step in which every window has another number of targets."""
     micro_batch = Batches.micro_batch
 
     def uneven(self: Batches, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -180,77 +214,62 @@ def uneven_gradients(argv: list[str]) -> None:
         return inputs, targets
 
     Batches.micro_batch = uneven  # type: ignore[method-assign]
-    with loaded(argv) as job:
+    said = {}
+    for strategy, job in jobs_of(argv):
         loss, tokens = accumulate_gradients(job, job.network)
         gradients = {name: whole(value.grad) for name, value in job.model.named_parameters() if value.grad is not None}
-        (loss,) = job.world.sum([loss], job.device)
+        said[strategy] = [*job.world.sum([loss], job.device), tokens]
         if RANK == 0:
-            save_file(gradients, "gradients.safetensors")
-        leave(loss=loss, tokens=tokens)
+            save_file(gradients, f"gradients_{WORLD}_{strategy}.safetensors")
+    leave(**said)
+    Batches.micro_batch = micro_batch  # type: ignore[method-assign]
 
 
 def validate_spread(argv: list[str]) -> None:
     """Score the validation split with the newest checkpoint, one window at a time."""
-    with loaded(argv) as job:
+    said: dict[str, Any] = {}
+    for strategy, job in jobs_of(argv):
         result = validate(job.model, job.dataset, job.world, job.device, job.precision, batch=1)
         assert result is not None
-        windows = len(job.dataset.split("val").scoring_windows(job.config.model.context_length, 0))
-        leave(loss=result.loss, windows=windows)
+        said[strategy] = result.loss
+        said["windows"] = len(job.dataset.split("val").scoring_windows(job.config.model.context_length, 0))
+    leave(**said)
 
 
 def load_and_gather(argv: list[str]) -> None:
     """Load the newest checkpoint and gather it again: every tensor must come out as it lies in the files."""
-    with loaded(argv) as job:
+    said = {}
+    for strategy, job in jobs_of(argv):
         snapshot = take_snapshot(job.model, job.optimizers, keep=job.world.is_main)
-        values = [
-            value for optimizer in job.optimizers for state in optimizer.state.values() for value in state.values()
-        ]
-        bytes_held = sum(local(value).untyped_storage().nbytes() for value in values)
         checkpoint = job.run.checkpoints()[-1]
-        equal = {}
-        for name, tensors in (("model", snapshot.weights), ("optimizer", snapshot.optimizer)):
-            saved = load_file(checkpoint.path / f"{name}.safetensors")
-            same = saved.keys() == tensors.keys() and all(value.equal(tensors[key]) for key, value in saved.items())
-            equal[name] = same if RANK == 0 else not tensors  # only the main process keeps anything
-        saved_bytes = sum(value.nbytes for value in load_file(checkpoint.path / "optimizer.safetensors").values())
-        leave(**equal, share=bytes_held / saved_bytes, scalars=snapshot.optimizer_scalars)
+        files = [load_file(checkpoint.path / f"{name}.safetensors") for name in ("model", "optimizer")]
+        same = [
+            saved.keys() == tensors.keys() and all(value.equal(tensors[key]) for key, value in saved.items())
+            for saved, tensors in zip(files, (snapshot.weights, snapshot.optimizer), strict=True)
+        ]
+        kept = bool(snapshot.weights or snapshot.optimizer)
+        states = [state for optimizer in job.optimizers for state in optimizer.state.values()]
+        held = [local(value).untyped_storage().nbytes() for state in states for value in state.values()]
+        share = sum(held) / sum(value.nbytes for value in files[1].values())
+        said[strategy] = {"same": same, "kept": kept, "share": share}
+    leave(**said)
 
 
-class loaded:
-    """The job of a command line, resumed from its newest checkpoint if it has one, inside its process group."""
+def jobs_of(argv: list[str]) -> Iterator[tuple[str, Job]]:
+    """The job of a command line under each strategy, resumed from its newest checkpoint if it has one."""
+    world = world_from_environment()
+    with process_group(world, CPU):
+        for strategy in STRATEGIES:
+            arguments = [*argv, "--distribution.strategy", strategy]
+            config = parse_command(train.TrainCommand, RunConfig, arguments, "rank_programs.py").config
+            run = Run(RUNS_ROOT / config.name)
+            job = make_job(config, run, split_batch(config, world.size), world, CPU, FP32)
+            resume(job, Console(stderr=True, quiet=True))
+            yield strategy, job
 
-    def __init__(self, argv: list[str]) -> None:
-        self.config = parse_command(train.TrainCommand, RunConfig, argv, "rank_programs.py").config
-        self.world = world_from_environment()
-        self.group = process_group(self.world, CPU)
-
-    def __enter__(self) -> Job:
-        self.group.__enter__()
-        split = split_batch(self.config, self.world.size)
-        job = make_job(self.config, Run(RUNS_ROOT / self.config.name), split, self.world, CPU, FP32)
-        resume(job, Console(stderr=True, quiet=True))
-        return job
-
-    def __exit__(self, *error: Any) -> None:
-        self.group.__exit__(*error)
-
-
-PROGRAMS = {
-    program.__name__: program
-    for program in (
-        signal_in_step,
-        sigterm_in_validation,
-        sigkill_in_save,
-        nan_on_one_rank,
-        count_exchanges,
-        uneven_gradients,
-        validate_spread,
-        load_and_gather,
-    )
-}
 
 if __name__ == "__main__":
     try:
-        PROGRAMS[sys.argv[1]](sys.argv[2:])
+        globals()[sys.argv[1]](sys.argv[2:])
     except UserError as error:
         sys.exit(f"error: {error}")
