@@ -55,6 +55,16 @@ def leave(**seen: Any) -> None:
     Path(f"rank_{RANK}.json").write_text(json.dumps(seen), encoding="utf-8")
 
 
+def train_once(argv: list[str]) -> None:
+    """One run of train.py; the processes can come together for another one afterwards."""
+    try:
+        train.main(argv)
+    finally:
+        # torchrun keeps the addresses of each attempt apart by this; else a second group would find those of the first.
+        attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(attempt + 1)
+
+
 def before_gradients(event: Callable[[Job], None]) -> None:
     """Have `event` happen in every step, before its gradients are computed."""
 
@@ -69,9 +79,9 @@ def in_turn(argv: list[str]) -> None:
     """Several runs one after the other, their command lines apart by a `+`."""
     while "+" in argv:
         end = argv.index("+")
-        train.main(argv[:end])
+        train_once(argv[:end])
         argv = argv[end + 1 :]
-    train.main(argv)
+    train_once(argv)
 
 
 def sigkill_in_step(argv: list[str]) -> None:
@@ -82,7 +92,7 @@ def sigkill_in_step(argv: list[str]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     before_gradients(event)
-    train.main(argv)
+    train_once(argv)
 
 
 def sigkill_in_save(argv: list[str]) -> None:
@@ -97,7 +107,7 @@ def sigkill_in_save(argv: list[str]) -> None:
         save_file(*arguments)
 
     training.checkpoints.save_file = dying
-    train.main(argv)
+    train_once(argv)
 
 
 def sigterm(argv: list[str]) -> None:
@@ -118,10 +128,10 @@ def sigterm(argv: list[str]) -> None:
         return forward(self, ids, *arguments, **keywords)
 
     before_gradients(event)
-    train.main(argv)
+    train_once(argv)
     stopped_after = steps[-1]
     Decoder.forward = counting  # type: ignore[method-assign]
-    train.main(argv)
+    train_once(argv)
     leave(stopped_after=[stopped_after, steps[-1]], batches=batches)
 
 
@@ -141,7 +151,7 @@ def nan_on_one_rank(argv: list[str]) -> None:
     said = {}
     for strategy in STRATEGIES:
         try:
-            train.main([*argv, "--distribution.strategy", strategy, "--name", strategy])
+            train_once([*argv, "--distribution.strategy", strategy, "--name", strategy])
         except TrainingDiverged as error:
             after = {name: local(value) for name, value in jobs[-1].model.named_parameters()}
             untouched = after.keys() == before.keys() and all(
@@ -171,7 +181,7 @@ def overflow_on_one_rank(argv: list[str]) -> None:
         overflowing = job.progress.step == 2
 
     before_gradients(event)
-    train.main(argv)
+    train_once(argv)
     leave(scales=scales)
 
 
@@ -196,7 +206,7 @@ def count_exchanges(argv: list[str]) -> None:
     for strategy in STRATEGIES:
         all_reduces.clear()
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
-            train.main([*argv, "--distribution.strategy", strategy, "--name", strategy])
+            train_once([*argv, "--distribution.strategy", strategy, "--name", strategy])
         scatters = sum(event.count for event in profiled.key_averages() if event.key == "c10d::_reduce_scatter_base_")
         said[strategy] = [len(all_reduces), len(set(all_reduces)), scatters]
     leave(**said)
