@@ -49,10 +49,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             if file.is_file():
                 sync_file(file)
         sync_directory(temporary)
+        replaced = path.with_name(f"{path.name}.replaced{TEMPORARY_SUFFIX}")
         if path.exists():
-            shutil.rmtree(path)
+            # Moved away first: deleting a large directory takes long, and until the next line there is none.
+            os.rename(path, replaced)
         os.rename(temporary, path)
         sync_directory(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -22,8 +22,8 @@ import torch
 
 from common.errors import UserError
 from model import Decoder
-from model.functions import IGNORE
 from model.device import Precision
+from model.functions import IGNORE
 
 CONTEXT_POLICIES = {
     "packed": "disjoint windows of {context} tokens over the whole stream of documents; the first input is end-of-text",

@@ -29,7 +29,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, softca
         softcap: None for plain logits.
     """
     wanted = (hidden.requires_grad, weight.requires_grad) if torch.is_grad_enabled() else (False, False)
-    return _LinearCrossEntropy.apply(hidden, weight, targets, softcap, wanted)  # type: ignore[no-any-return]
+    return _LinearCrossEntropy.apply(hidden, weight, targets, softcap, wanted)
 
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
@@ -135,7 +135,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
 
     Args and result: (batch, heads, time, head_dim), all of one dtype.
     """
-    return _CausalAttention.apply(query, key, value, scale)  # type: ignore[no-any-return]
+    return _CausalAttention.apply(query, key, value, scale)
 
 
 class _CausalAttention(torch.autograd.Function):

@@ -1,4 +1,8 @@
-"""Checkpoints that hold all an exact resume needs, as safetensors and JSON: nothing has to be unpickled."""
+"""Checkpoints that hold all an exact resume needs, as safetensors and JSON: nothing has to be unpickled.
+
+Weights and optimizer state lie in them whole, under the names of the bare model, however the processes share them in
+memory. So a checkpoint does not depend on the number of processes or on the strategy that wrote it.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +10,58 @@ import itertools
 import math
 import random
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import FSDPModule
 
 from common.errors import UserError
 from common.files import TEMPORARY_SUFFIX, atomic_directory, remove_temporaries, sha256_of, write_json
 from common.runs import Checkpoint, CheckpointError, Run
 from model import Decoder
+from training.distribution import share_of, whole
 
 Tensors = dict[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """Whole weights and optimizer state, on the CPU; what is whole there already is not copied."""
+
+    weights: Tensors
+    optimizer: Tensors  # as `parameter:key`
+    optimizer_scalars: dict[str, Any]  # everything in the optimizers' state that is not a tensor, likewise
+
+
+def take_snapshot(model: Decoder, optimizers: list[torch.optim.Optimizer], keep: bool) -> Snapshot:
+    """Gather what a checkpoint holds; all processes take part, and those that do not `keep` it return an empty one.
+
+    Shards are gathered tensor by tensor, so a process that keeps nothing never holds more than one whole tensor.
+    """
+    if isinstance(model, FSDPModule):
+        model.reshard()  # a forward pass without a backward one leaves some parameters gathered
+    weights = _gather(model.state_dict(), keep)
+    tensors, scalars = _flatten_optimizers(model, optimizers)
+    return Snapshot(weights, _gather(tensors, keep), scalars)
+
+
+def _gather(tensors: Tensors, keep: bool) -> Tensors:
+    gathered: Tensors = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor)
+        if keep:
+            gathered[name] = value.cpu().contiguous()
+    return gathered
+
+
 def save_checkpoint(
-    run: Run,
-    model: Decoder,
-    optimizers: list[torch.optim.Optimizer],
-    state: dict[str, Any],
-    random_states: list[dict[str, Any]],
+    run: Run, snapshot: Snapshot, state: dict[str, Any], random_states: list[dict[str, Any]]
 ) -> Checkpoint:
     """Write `checkpoints/step_XXXXXXXX/` whole or not at all. `random_states` has one entry a process.
 
@@ -37,14 +71,12 @@ def save_checkpoint(
     path = run.checkpoint_path(int(state["step"]))
     try:
         with atomic_directory(path) as directory:
-            weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-            save_file(weights, _file(directory, "model"))
-            tensors, optimizer_state = _flatten_optimizers(model, optimizers)
-            save_file(tensors, _file(directory, "optimizer"))
+            save_file(snapshot.weights, _file(directory, "model"))
+            save_file(snapshot.optimizer, _file(directory, "optimizer"))
             for rank, random_state in enumerate(random_states):
                 save_file(random_state["tensors"], _file(directory, f"random_{rank:05d}"))
             python_random = [random_state["python"] for random_state in random_states]
-            all_state = {**state, "optimizer": optimizer_state, "python_random": python_random}
+            all_state = {**state, "optimizer": snapshot.optimizer_scalars, "python_random": python_random}
             write_json(directory / "state.json", all_state)
             files = {
                 file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
@@ -65,15 +97,19 @@ def save_checkpoint(
 def load_checkpoint(checkpoint: Checkpoint, model: Decoder, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     """Put weights and optimizer state back in place; returns `state.json`. The random state is restored separately.
 
+    Every process reads the files itself, tensor by tensor, and keeps its share of each.
+
     Raises:
         UserError: the checkpoint belongs to another architecture.
     """
+    places = model.state_dict()
+    weights = {name: share_of(value, places.get(name)) for name, value in _read(_file(checkpoint.path, "model"))}
     try:
-        model.load_state_dict(load_file(_file(checkpoint.path, "model")))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{checkpoint.path} does not fit the configured model: {error}") from error
     state = checkpoint.state
-    _restore_optimizers(model, optimizers, load_file(_file(checkpoint.path, "optimizer")), state["optimizer"])
+    _restore_optimizers(model, optimizers, _read(_file(checkpoint.path, "optimizer")), state["optimizer"])
     return state
 
 
@@ -157,6 +193,13 @@ def _file(directory: Path, name: str) -> Path:
     return directory / f"{name}.safetensors"
 
 
+def _read(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and tensors of a safetensors file, one at a time."""
+    with safe_open(file, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - not a dictionary
+            yield name, tensors.get_tensor(name)
+
+
 def _flatten_optimizers(model: Decoder, optimizers: list[torch.optim.Optimizer]) -> tuple[Tensors, dict[str, Any]]:
     """Optimizer state under parameter names: tensors as `name:key`, everything else for JSON."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -167,20 +210,26 @@ def _flatten_optimizers(model: Decoder, optimizers: list[torch.optim.Optimizer])
         for key, value in values.items():
             full = f"{names[id(parameter)]}:{key}"
             if isinstance(value, torch.Tensor):
-                tensors[full] = value.contiguous()
+                tensors[full] = value
             else:
                 scalars[full] = value
     return tensors, scalars
 
 
 def _restore_optimizers(
-    model: Decoder, optimizers: list[torch.optim.Optimizer], tensors: Tensors, scalars: dict[str, Any]
+    model: Decoder,
+    optimizers: list[torch.optim.Optimizer],
+    tensors: Iterator[tuple[str, torch.Tensor]],
+    scalars: dict[str, Any],
 ) -> None:
+    parameters = dict(model.named_parameters())
+    names = {id(parameter): name for name, parameter in parameters.items()}
     state: dict[str, dict[str, Any]] = {}
-    for full, value in {**tensors, **scalars}.items():
+    for full, value in itertools.chain(tensors, scalars.items()):
         name, key = full.rsplit(":", 1)
-        state.setdefault(name, {})[key] = value
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+        # A mean over gradients has the parameter's shape and is shared out like it; a step count is not.
+        spread = isinstance(value, torch.Tensor) and name in parameters and value.shape == parameters[name].shape
+        state.setdefault(name, {})[key] = share_of(value, parameters[name]) if spread else value
     for optimizer in optimizers:
         # Through PyTorch's own loading, which knows which values must lie on the parameter's device.
         empty = optimizer.state_dict()

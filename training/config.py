@@ -28,6 +28,17 @@ class BatchConfig:
     """Sequences that one process holds at a time; lower it when memory runs out."""
 
 
+Strategy = Literal["ddp", "fsdp"]
+
+
+@dataclass(frozen=True)
+class DistributionConfig:
+    """How several processes share the work; without effect on one process, and on the result."""
+
+    strategy: Strategy = "ddp"
+    """"ddp": every process keeps the whole model. "fsdp": weights, gradients and optimizer state are split over all."""
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """Muon for the weight matrices in the blocks, AdamW (arXiv 1711.05101) for everything else."""
@@ -127,6 +138,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
+    distribution: DistributionConfig = field(default_factory=DistributionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)

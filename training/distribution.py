@@ -1,8 +1,10 @@
-"""Processes: who this one is, and the few words they exchange."""
+"""Processes: who this one is, what they exchange, and how the network is spread over them."""
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +12,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Replicate
+from torch.nn.parallel import DistributedDataParallel
+
+from common.errors import UserError
+from model import Decoder
+from model.device import Precision
+from model.layers import Block
+from training.config import Strategy
 
 
 @dataclass(frozen=True)
@@ -67,3 +80,111 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def distribute(
+    model: Decoder, strategy: Strategy, world: World, device: torch.device, precision: Precision
+) -> nn.Module:
+    """What forward and backward passes go through so that gradients are averaged over all processes.
+
+    "ddp" wraps the model, of which every process keeps a whole copy. "fsdp" (FSDP2) turns the parameters of `model`
+    itself into DTensors: each process keeps its rows of every parameter, of its gradient and of its optimizer state,
+    and whole matrices are gathered block by block when a pass needs them. One process alone needs neither.
+
+    The numbers are the same, up to the order of sums. Under FSDP too, master weights, gradient sums and the residual
+    stream are fp32 and matrix products run under autocast. Only what travels differs: in bf16 and fp16 the matrices
+    and biases of the blocks are rounded before they are gathered, as autocast would round them afterwards, and their
+    gradients are summed over processes in fp32. Embeddings, head, norm gains and scalars travel in fp32.
+
+    Must run before optimizers are made, because FSDP replaces the parameters.
+
+    Raises:
+        UserError: FSDP on a device that it does not support.
+    """
+    if world.size == 1:
+        return model
+    if strategy == "ddp":
+        return DistributedDataParallel(model, broadcast_buffers=False)
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--distribution.strategy fsdp cannot run on {device.type}; use ddp, or --device cpu")
+    # The warning is of in-place operations on a group's output; the decoder has none.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    mesh = init_device_mesh(device.type, (world.size,))
+    rounded = MixedPrecisionPolicy(precision.dtype, torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy() if precision.name == "fp32" else rounded
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        # One group, so one gather and one reduction a block. Its norm gains, if any, go with the rest of the model.
+        fully_shard([block.attention, block.mlp], mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a forward pass of `model` needs all processes."""
+    return isinstance(model, FSDPModule)
+
+
+@contextmanager
+def without_exchange(network: nn.Module) -> Iterator[None]:
+    """Keep the gradients of the forward and backward passes inside on this process.
+
+    Under FSDP they are then whole ones, 4 bytes a parameter on every process until the next exchange.
+    """
+    if isinstance(network, DistributedDataParallel):
+        with network.no_sync():
+            yield
+    elif isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            network.set_requires_gradient_sync(True)
+    else:
+        yield
+
+
+def clip_gradients(model: nn.Module, largest: float) -> float:
+    """Scale all gradients down to a global norm of `largest` (0: leave them); returns the norm they had.
+
+    The norm is that of the whole gradient and the same on every process: where one has a value that is not finite,
+    all see it.
+    """
+    norm = nn.utils.clip_grad_norm_(model.parameters(), largest or math.inf)
+    return float(whole(norm).item())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be spread over processes; all of them must ask for it at the same time."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def share_of(tensor: Tensor, like: Tensor | None) -> Tensor:
+    """This process's share of a `tensor` that all have whole, spread as `like` is; the tensor itself if that is not.
+
+    Not `distribute_tensor`, which sends the data of the main process and gives its random state to all.
+    """
+    if not isinstance(like, DTensor):
+        return tensor
+    everywhere = DTensor.from_local(tensor.to(like.device), like.device_mesh, [Replicate()], run_check=False)
+    return everywhere.redistribute(placements=like.placements).clone()  # cloned: a share keeps no whole tensor alive
+
+
+@contextmanager
+def in_lockstep(model: Decoder) -> Iterator[None]:
+    """Within, every process gets the main process's outputs from a sharded `model`, so that all decide alike.
+
+    Sampling then ends after the same token everywhere, even where the hardware of two processes rounds differently.
+    """
+    if not is_sharded(model):
+        yield
+        return
+
+    def receive(module: nn.Module, inputs: Any, logits: Tensor) -> None:
+        dist.broadcast(logits, src=0)
+
+    hook = model.register_forward_hook(receive)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from common.runs import Run
 from data_pipeline.shards import Dataset
@@ -25,6 +26,7 @@ class Job:
     config: RunConfig
     run: Run
     model: Decoder
+    network: nn.Module  # the model as forward passes see it: wrapped or sharded where several processes train it
     optimizers: list[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler  # does nothing unless the precision is fp16
     dataset: Dataset

@@ -10,8 +10,9 @@ from typing import Any
 
 from common.errors import UserError
 from inference.generation import SamplingOptions, generate
-from training.checkpoints import capture_random_state, prune, save_checkpoint
+from training.checkpoints import capture_random_state, prune, save_checkpoint, take_snapshot
 from training.console import ProgressDisplay
+from training.distribution import in_lockstep, is_sharded
 from training.job import Job
 from training.schedules import fraction_used
 from training.tracking import Tracker
@@ -73,6 +74,7 @@ class Journal:
         self.tracker, self.display, self.stop = tracker, display, stop
         self.best_loss: float | None = state.get("best_val_loss")
         self.wandb_id = tracker.wandb_id if tracker else None
+        self._cut_short: dict[str, Any] | None = state.get("cut_short")
         self._saved_at = seconds
         self._step_seconds: list[float] = []  # of the steps since the last logged one
 
@@ -80,28 +82,48 @@ class Journal:
     def stop_requested(self) -> bool:
         return self.stop.asked
 
-    def after_step(self, job: Job, step: Step, finished: bool, stopping: bool) -> None:
-        """Validate, log and save whatever is due after this step, in this order.
+    def complete_step(self, job: Job) -> tuple[bool, bool]:
+        """Do what a request to stop had cut short after the last step of a resumed run.
 
-        A run that was asked to stop only saves: whoever asked may not wait for more, and it will be resumed.
+        Returns whether the run is finished, and whether it was asked to stop once more.
+        """
+        finished = fraction_used(job.config.budget, job.progress) >= 1
+        if self._cut_short is None:
+            return finished, False
+        return finished, self.after_step(job, Step(**self._cut_short), finished, stopping=False)
+
+    def after_step(self, job: Job, step: Step, finished: bool, stopping: bool) -> bool:
+        """Validate, log and save whatever is due after this step, in this order; returns whether to stop.
+
+        A run that was asked to stop only saves, even in the middle of a validation: whoever asked may not wait.
+        The validation is then done in full, and logged, when the run is resumed.
         """
         number, config = job.progress.step, job.config
         self._step_seconds.append(step.seconds)
-        result = validate_job(job) if finished or number % config.validation.every == 0 else None
+        due = finished or number % config.validation.every == 0
+        result = self._validate(job) if due and not stopping else None
+        cut_short = due and result is None
         if result is not None and not math.isfinite(result.loss):
             raise TrainingDiverged(job, f"validation loss {result.loss}")
         improved = result is not None and (self.best_loss is None or result.loss < self.best_loss)
         if result is not None and improved:
             self.best_loss = result.loss
-        if result is not None or number == 1 or number % config.tracking.log_every == 0:
+        if not cut_short and (result is not None or number == 1 or number % config.tracking.log_every == 0):
             self._log(job, step, result)
         every, minutes = config.checkpoint.every, config.checkpoint.minutes
         on_step = every is not None and number % every == 0
         on_time = minutes is not None and job.progress.seconds - self._saved_at >= 60 * minutes
+        stopping = stopping or cut_short
         if finished or stopping or improved or on_step or on_time:
-            self._save(job, result)
+            self._save(job, result, step if cut_short else None)
         if stopping and self.display:
             self.display.note(f"stopped as asked after step {number}; the same command goes on from there")
+        return stopping
+
+    def _validate(self, job: Job) -> ValidationResult | None:
+        return validate(
+            job.model, job.dataset, job.world, job.device, job.precision, job.split.micro_batch, lambda: self.stop.asked
+        )
 
     def _log(self, job: Job, step: Step, result: ValidationResult | None) -> None:
         tokens_per_second = job.split.tokens_per_step * len(self._step_seconds) / sum(self._step_seconds)
@@ -117,7 +139,8 @@ class Journal:
         }
         if result is not None:
             row |= result.to_metrics()
-        samples = self._samples(job) if result is not None and self.tracker else []
+        sampling = result is not None and (self.tracker or is_sharded(job.model))
+        samples = self._samples(job) if sampling else []
         if self.tracker:
             self.tracker.log(row, samples)
         if self.display:
@@ -134,16 +157,17 @@ class Journal:
         options = SamplingOptions(max_new_tokens=length, temperature=0.8, top_k=50, seed=job.config.seed)
         rows = []
         for prompt in job.config.validation.prompts:
-            with job.precision.autocast(job.device):
+            with job.precision.autocast(job.device), in_lockstep(job.model):
                 completion = generate(job.model, job.tokenizer, prompt, options)[0]
             rows.append(
                 {"step": job.progress.step, "tokens": job.progress.tokens, "prompt": prompt, "text": completion.text}
             )
         return rows
 
-    def _save(self, job: Job, result: ValidationResult | None) -> None:
+    def _save(self, job: Job, result: ValidationResult | None, cut_short: Step | None) -> None:
         self._saved_at = job.progress.seconds
         random_states = job.world.gather(capture_random_state(job.device))
+        snapshot = take_snapshot(job.model, job.optimizers, keep=job.world.is_main)
         if self.tracker:
             self.tracker.sync()
             state = {
@@ -155,11 +179,8 @@ class Journal:
                 "scaler": job.scaler.state_dict(),
                 "wandb_id": self.wandb_id,
                 "world_size": job.world.size,
+                "cut_short": asdict(cut_short) if cut_short else None,
             }
-            save_checkpoint(job.run, job.model, job.optimizers, state, random_states)
+            save_checkpoint(job.run, snapshot, state, random_states)
             prune(job.run, job.config.checkpoint.keep)
         job.world.barrier()
-
-
-def validate_job(job: Job) -> ValidationResult:
-    return validate(job.model, job.dataset, job.world, job.device, job.precision, job.split.micro_batch)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from model.functions import IGNORE
+from training.distribution import clip_gradients, without_exchange
 from training.job import Job
 from training.journal import Journal, Step, TrainingDiverged
 from training.optimizers import set_learning_rates
@@ -23,23 +23,22 @@ SMALLEST_SCALE = 2.0**-10  # of the fp16 loss: gradients that overflow even then
 def train(job: Job, journal: Journal) -> None:
     """Take optimizer steps until the budget is used or a stop was asked for; both end with a checkpoint."""
     config, world, split = job.config, job.world, job.split
-    network = DistributedDataParallel(job.model, broadcast_buffers=False) if world.size > 1 else job.model
     job.model.train()
     started = time.monotonic() - job.progress.seconds
-    finished = stopping = False
+    finished, stopping = journal.complete_step(job)
     while not (finished or stopping):
         step_started = time.monotonic()
         ahead = job.progress.after(split.tokens_per_step, split.windows_per_step)
         factor = learning_rate_factor(config.schedule, fraction_used(config.budget, ahead))
         lr = set_learning_rates(job.optimizers, factor)
 
-        loss_sum, tokens = accumulate_gradients(job, network)
+        loss_sum, tokens = accumulate_gradients(job, job.network)
         for optimizer in job.optimizers:
             job.scaler.unscale_(optimizer)
-        grad_norm = nn.utils.clip_grad_norm_(job.model.parameters(), config.optimizer.grad_clip or math.inf).item()
+        grad_norm = clip_gradients(job.model, config.optimizer.grad_clip)
         overflow = not math.isfinite(grad_norm)
         if overflow and (not job.scaler.is_enabled() or job.scaler.get_scale() < SMALLEST_SCALE):
-            # Every process sees the same averaged gradients, so all stop here, before the weights are touched.
+            # Every process sees the same norm, so all stop here, before the weights are touched.
             raise TrainingDiverged(job, f"gradient norm {grad_norm}")
         for optimizer in job.optimizers:
             if not overflow:  # in fp16 an overflow skips the step, and the scaler lowers its scale
@@ -52,7 +51,8 @@ def train(job: Job, journal: Journal) -> None:
         loss_sum, elapsed, stops = world.sum([loss_sum, now - started, journal.stop_requested], job.device)
         job.progress = replace(ahead, seconds=elapsed / world.size)
         finished, stopping = fraction_used(config.budget, job.progress) >= 1, stops > 0
-        journal.after_step(job, Step(loss_sum / tokens, lr, grad_norm, now - step_started), finished, stopping)
+        step = Step(loss_sum / tokens, lr, grad_norm, now - step_started)
+        stopping = journal.after_step(job, step, finished, stopping)
 
 
 def accumulate_gradients(job: Job, network: nn.Module) -> tuple[float, int]:
@@ -74,12 +74,7 @@ def accumulate_gradients(job: Job, network: nn.Module) -> tuple[float, int]:
         with nullcontext() if last else without_exchange(network):
             with job.precision.autocast(job.device):
                 loss = network(inputs.to(job.device), targets.to(job.device))
-            # DistributedDataParallel averages over processes; the mean over all tokens of the step is wanted.
+            # DDP and FSDP average over processes; the mean over all tokens of the step is wanted.
             job.scaler.scale(loss * (world.size / tokens)).backward()
         loss_sum += loss.detach()
     return loss_sum.item(), int(tokens)
-
-
-def without_exchange(network: nn.Module) -> AbstractContextManager[None]:
-    """Keep the gradients of this forward and backward pass on this process."""
-    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.distribution import share_of, whole
+
 # One (a, b, c) an iteration: X becomes a X + b (X X^T) X + c (X X^T)^2 X.
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -71,9 +73,13 @@ class Muon(torch.optim.Optimizer):
         averages = [self.state[parameter]["momentum"] for parameter in parameters]
         torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
         ahead = torch.stack(torch._foreach_lerp(gradients, averages, group["momentum"]))  # Nesterov's look-ahead
-        updates = orthogonalize(ahead.to(self.compute_dtype)).to(parameters[0].dtype)
+        # Under FSDP a process has some rows of each matrix, but orthogonality needs whole ones. So each process
+        # gathers the stack, makes all of it orthogonal, as each does under DDP, and keeps its rows: that costs one
+        # gather of the block matrices a step, in `compute_dtype`, and the memory of one whole stack at a time.
+        updates = orthogonalize(whole(ahead.to(self.compute_dtype))).to(parameters[0].dtype)
         rows, columns = parameters[0].shape
         updates *= max(1.0, rows / columns) ** 0.5  # equal size of the output whatever the shape
-        for parameter, update in zip(parameters, updates, strict=True):
+        updates = share_of(updates, like=ahead)
+        for parameter, update in zip(parameters, updates.unbind(), strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update, alpha=-group["lr"])

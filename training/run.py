@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from training.batches import Batches
 from training.checkpoints import load_checkpoint, newest_whole, restore_random_state
 from training.config import RunConfig
 from training.console import ProgressDisplay
-from training.distribution import World, process_group, world_from_environment
+from training.distribution import World, distribute, process_group, world_from_environment
 from training.job import Job
 from training.journal import Journal, StopRequest
 from training.loop import train
@@ -52,10 +52,12 @@ def run_training(config: RunConfig, dry_run: bool = False) -> None:
     if dry_run:
         return
     run = Run(RUNS_ROOT / config.name)
-    job = make_job(config, run, split, world, device, precision)
-    with only_process_in(run.path) if world.is_main else nullcontext(), process_group(world, device):
+    with process_group(world, device), ExitStack() as stack:
+        job = make_job(config, run, split, world, device, precision)
+        if world.is_main:
+            stack.enter_context(only_process_in(run.path))
         state = resume(job, console)
-        if fraction_used(config.budget, job.progress) >= 1:
+        if fraction_used(config.budget, job.progress) >= 1 and not state.get("cut_short"):
             console.print(f"{run.path} has used its budget at step {job.progress.step}; nothing to do")
             return
         if world.is_main:
@@ -83,12 +85,15 @@ def make_job(
         )
     torch.manual_seed(config.seed)  # equal on all processes: they start from the same weights
     model = Decoder(config.model).to(device)
+    network = distribute(model, config.distribution.strategy, world, device, precision)
+    optimizers = make_optimizers(model, config.optimizer, device, precision)
     torch.manual_seed(config.seed + 1 + world.rank)  # different on each: dropout masks should differ
     return Job(
         config=config,
         run=run,
         model=model,
-        optimizers=make_optimizers(model, config.optimizer, device, precision),
+        network=network,
+        optimizers=optimizers,
         scaler=torch.amp.GradScaler(device.type, enabled=precision.name == "fp16"),
         dataset=dataset,
         tokenizer=tokenizer,

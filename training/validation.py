@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 
 from data_pipeline.shards import Dataset
 from model import Decoder
-from model.functions import IGNORE
 from model.device import Precision
+from model.functions import IGNORE
 from training.distribution import World
 
 
@@ -27,25 +28,54 @@ class ValidationResult:
 
 @torch.no_grad()
 def validate(
-    model: Decoder, dataset: Dataset, world: World, device: torch.device, precision: Precision, batch: int
-) -> ValidationResult:
-    """Score the split in disjoint windows of the model's context, dealt out over the processes."""
+    model: Decoder,
+    dataset: Dataset,
+    world: World,
+    device: torch.device,
+    precision: Precision,
+    batch: int,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> ValidationResult | None:
+    """Score the split in disjoint windows of the model's context, `batch` at a time, dealt out over the processes.
+
+    Before every batch the processes ask each other for `stop_requested`; where one has been asked, all return None.
+    """
     was_training = model.training
     model.eval()
+    try:
+        total = _total_loss(model, dataset, world, device, precision, batch, stop_requested)
+    finally:
+        model.train(was_training)
+    if total is None:
+        return None
+    tokens, text_bytes = len(dataset.split("val")), int(dataset.manifest["splits"]["val"]["bytes"])
+    return ValidationResult(loss=total / tokens, bits_per_byte=total / (text_bytes * math.log(2)))
+
+
+def _total_loss(
+    model: Decoder,
+    dataset: Dataset,
+    world: World,
+    device: torch.device,
+    precision: Precision,
+    batch: int,
+    stop_requested: Callable[[], bool],
+) -> float | None:
+    """Nats over the whole split and all processes; None when it was left unfinished."""
     stream = dataset.split("val")
     context = model.config.context_length
     windows = stream.scoring_windows(context, dataset.eos_id)
     mine = range(world.rank, len(windows), world.size)
     total = 0.0
-    for first in range(0, len(mine), batch):
+    for first in range(0, math.ceil(len(windows) / world.size), batch):
+        if any(world.sum([stop_requested()], device)):
+            return None
         chosen = [windows[number] for number in mine[first : first + batch]]
-        inputs = np.zeros((len(chosen), context), np.int64)
-        targets = np.full((len(chosen), context), IGNORE, np.int64)
+        # All take equally many passes, as a sharded model needs; one that has no window left scores a row of nothing.
+        inputs = np.zeros((max(1, len(chosen)), context), np.int64)
+        targets = np.full((max(1, len(chosen)), context), IGNORE, np.int64)
         for row, (ids, wanted) in enumerate(chosen):
             inputs[row, : len(ids)], targets[row, : len(wanted)] = ids, wanted
         with precision.autocast(device):
             total += model(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)).item()
-    model.train(was_training)
-    (total,) = world.sum([total], device)
-    text_bytes = int(dataset.manifest["splits"]["val"]["bytes"])
-    return ValidationResult(loss=total / len(stream), bits_per_byte=total / (text_bytes * math.log(2)))
+    return world.sum([total], device)[0]

@@ -1,0 +1,285 @@
+"""What the processes of a test run under torchrun: train.py with one event added, or one of its parts by itself.
+
+`torchrun tests/rank_programs.py PROGRAM tiny.py [--field value ...]`. Every process leaves what it saw in rank_N.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import ProfilerActivity, profile
+
+import train
+import training.checkpoints
+import training.loop
+from common.cli import parse_command
+from common.errors import UserError
+from common.runs import RUNS_ROOT, Run
+from model import Decoder
+from model.device import Precision
+from model.functions import IGNORE
+from training.batches import Batches
+from training.checkpoints import take_snapshot
+from training.config import RunConfig
+from training.distribution import process_group, whole, world_from_environment
+from training.job import Job
+from training.journal import TrainingDiverged
+from training.loop import accumulate_gradients
+from training.plan import split_batch
+from training.run import make_job, resume
+from training.validation import validate
+
+RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+CPU, FP32 = torch.device("cpu"), Precision("fp32", "exact")
+STRATEGIES = ("ddp", "fsdp")
+
+
+def leave(**seen: Any) -> None:
+    Path(f"rank_{RANK}.json").write_text(json.dumps(seen), encoding="utf-8")
+
+
+def train_once(argv: list[str]) -> None:
+    """One run of train.py; the processes can come together for another one afterwards."""
+    try:
+        train.main(argv)
+    finally:
+        # torchrun keeps the addresses of each attempt apart by this; else a second group would find those of the first.
+        attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(attempt + 1)
+
+
+def before_gradients(event: Callable[[Job], None]) -> None:
+    """Have `event` happen in every step, before its gradients are computed."""
+
+    def with_event(job: Job, network: nn.Module) -> tuple[float, int]:
+        event(job)
+        return accumulate_gradients(job, network)
+
+    training.loop.accumulate_gradients = with_event
+
+
+def in_turn(argv: list[str]) -> None:
+    """Several runs one after the other, their command lines apart by a `+`."""
+    while "+" in argv:
+        end = argv.index("+")
+        train_once(argv[:end])
+        argv = argv[end + 1 :]
+    train_once(argv)
+
+
+def sigkill_in_step(argv: list[str]) -> None:
+    """The last process is killed in its fifth step."""
+
+    def event(job: Job) -> None:
+        if RANK == WORLD - 1 and job.progress.step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    before_gradients(event)
+    train_once(argv)
+
+
+def sigkill_in_save(argv: list[str]) -> None:
+    """The main process is killed while it writes the optimizer file of its second checkpoint."""
+    calls = 0
+
+    def dying(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2 + WORLD + 2:  # each checkpoint has two files, and one more for each process
+            os.kill(os.getpid(), signal.SIGKILL)
+        save_file(*arguments)
+
+    training.checkpoints.save_file = dying
+    train_once(argv)
+
+
+def sigterm(argv: list[str]) -> None:
+    """The last process alone is sent SIGTERM: in its sixth step, and after resuming in the first validation."""
+    steps, batches = [0], 0
+    forward = Decoder.forward
+
+    def event(job: Job) -> None:
+        steps.append(job.progress.step + 1)
+        if RANK == WORLD - 1 and job.progress.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def counting(self: Decoder, ids: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        nonlocal batches
+        batches += not self.training
+        if RANK == WORLD - 1 and not self.training and batches == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, ids, *arguments, **keywords)
+
+    before_gradients(event)
+    train_once(argv)
+    stopped_after = steps[-1]
+    Decoder.forward = counting  # type: ignore[method-assign]
+    train_once(argv)
+    leave(stopped_after=[stopped_after, steps[-1]], batches=batches)
+
+
+def nan_on_one_rank(argv: list[str]) -> None:
+    """In the third step an activation of the last process alone is NaN; every process says what came of it."""
+    jobs: list[Job] = []
+    before: dict[str, torch.Tensor] = {}
+
+    def event(job: Job) -> None:
+        if job.progress.step == 2:
+            jobs.append(job)
+            before.update({name: local(value).clone() for name, value in job.model.named_parameters()})
+            if RANK == WORLD - 1:
+                job.model.blocks[-1].register_forward_hook(lambda module, inputs, output: output * torch.nan)
+
+    before_gradients(event)
+    said = {}
+    for strategy in STRATEGIES:
+        try:
+            train_once([*argv, "--distribution.strategy", strategy, "--name", strategy])
+        except TrainingDiverged as error:
+            after = {name: local(value) for name, value in jobs[-1].model.named_parameters()}
+            untouched = after.keys() == before.keys() and all(
+                value.equal(before[name]) for name, value in after.items()
+            )
+            said[strategy] = {"error": str(error), "step": jobs[-1].progress.step, "untouched": all(untouched)}
+    leave(**said)
+    deadline = time.monotonic() + 20  # torchrun ends the others as soon as one has failed
+    while time.monotonic() < deadline and not all(Path(f"rank_{rank}.json").exists() for rank in range(WORLD)):
+        time.sleep(0.05)
+    sys.exit(2 if said else 0)
+
+
+def overflow_on_one_rank(argv: list[str]) -> None:
+    """In the third step the last process alone has an activation that overflows; every process says its scales."""
+    scales = []
+    overflowing = False
+
+    def poison(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return output * torch.inf if overflowing else output
+
+    def event(job: Job) -> None:
+        nonlocal overflowing
+        scales.append(job.scaler.get_scale())
+        if job.progress.step == 0 and RANK == WORLD - 1:
+            job.model.blocks[-1].register_forward_hook(poison)
+        overflowing = job.progress.step == 2
+
+    before_gradients(event)
+    train_once(argv)
+    leave(scales=scales)
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
+
+
+def count_exchanges(argv: list[str]) -> None:
+    """Count the reductions of gradients: a hook in DDP sees each of its own, a profile shows FSDP's."""
+    all_reduces: list[int] = []
+
+    def counting(state, bucket):  # type: ignore[no-untyped-def]  # DDP compares annotations, which are strings here
+        all_reduces.append(bucket.index())
+        return allreduce_hook(dist.group.WORLD, bucket)
+
+    def event(job: Job) -> None:
+        if job.progress.step == 0 and isinstance(job.network, DistributedDataParallel):
+            job.network.register_comm_hook(None, counting)
+
+    before_gradients(event)
+    said = {}
+    for strategy in STRATEGIES:
+        all_reduces.clear()
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            train_once([*argv, "--distribution.strategy", strategy, "--name", strategy])
+        scatters = sum(event.count for event in profiled.key_averages() if event.key == "c10d::_reduce_scatter_base_")
+        said[strategy] = [len(all_reduces), len(set(all_reduces)), scatters]
+    leave(**said)
+
+
+def uneven_gradients(argv: list[str]) -> None:
+    """Gradients of one step in which every window has another number of targets."""
+    micro_batch = Batches.micro_batch
+
+    def uneven(self: Batches, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, targets = micro_batch(self, first, count)
+        targets = targets.clone()
+        for row in range(count):
+            targets[row, 1 + (first + row) ** 2 % 31 :] = IGNORE
+        return inputs, targets
+
+    Batches.micro_batch = uneven  # type: ignore[method-assign]
+    said = {}
+    for strategy, job in jobs_of(argv):
+        loss, tokens = accumulate_gradients(job, job.network)
+        gradients = {name: whole(value.grad) for name, value in job.model.named_parameters() if value.grad is not None}
+        said[strategy] = [*job.world.sum([loss], job.device), tokens]
+        if RANK == 0:
+            save_file(gradients, f"gradients_{WORLD}_{strategy}.safetensors")
+    leave(**said)
+    Batches.micro_batch = micro_batch  # type: ignore[method-assign]
+
+
+def validate_spread(argv: list[str]) -> None:
+    """Score the validation split with the newest checkpoint, one window at a time."""
+    said: dict[str, Any] = {}
+    for strategy, job in jobs_of(argv):
+        result = validate(job.model, job.dataset, job.world, job.device, job.precision, batch=1)
+        assert result is not None
+        said[strategy] = result.loss
+        said["windows"] = len(job.dataset.split("val").scoring_windows(job.config.model.context_length, 0))
+    leave(**said)
+
+
+def load_and_gather(argv: list[str]) -> None:
+    """Load the newest checkpoint and gather it again: every tensor must come out as it lies in the files."""
+    said = {}
+    for strategy, job in jobs_of(argv):
+        snapshot = take_snapshot(job.model, job.optimizers, keep=job.world.is_main)
+        checkpoint = job.run.checkpoints()[-1]
+        files = [load_file(checkpoint.path / f"{name}.safetensors") for name in ("model", "optimizer")]
+        same = [
+            saved.keys() == tensors.keys() and all(value.equal(tensors[key]) for key, value in saved.items())
+            for saved, tensors in zip(files, (snapshot.weights, snapshot.optimizer), strict=True)
+        ]
+        kept = bool(snapshot.weights or snapshot.optimizer)
+        states = [state for optimizer in job.optimizers for state in optimizer.state.values()]
+        held = [local(value).untyped_storage().nbytes() for state in states for value in state.values()]
+        share = sum(held) / sum(value.nbytes for value in files[1].values())
+        said[strategy] = {"same": same, "kept": kept, "share": share}
+    leave(**said)
+
+
+def jobs_of(argv: list[str]) -> Iterator[tuple[str, Job]]:
+    """The job of a command line under each strategy, resumed from its newest checkpoint if it has one."""
+    world = world_from_environment()
+    with process_group(world, CPU):
+        for strategy in STRATEGIES:
+            arguments = [*argv, "--distribution.strategy", strategy]
+            config = parse_command(train.TrainCommand, RunConfig, arguments, "rank_programs.py").config
+            run = Run(RUNS_ROOT / config.name)
+            job = make_job(config, run, split_batch(config, world.size), world, CPU, FP32)
+            resume(job, Console(stderr=True, quiet=True))
+            yield strategy, job
+
+
+if __name__ == "__main__":
+    try:
+        globals()[sys.argv[1]](sys.argv[2:])
+    except UserError as error:
+        sys.exit(f"error: {error}")

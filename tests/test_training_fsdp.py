@@ -1,0 +1,248 @@
+"""Sharded or not, on one process or two: the same numbers, the same checkpoints, the same way to stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rank_programs
+import torch
+from safetensors.torch import load_file
+from tiny import PROJECT, environment, losses, read_metrics, run_train
+
+from common.runs import Run
+from model import Decoder, ModelConfig
+
+STRATEGIES = ("ddp", "fsdp")
+# Three layers and 45 hidden units: rows that two processes cannot share evenly.
+EXACT = ("--model.dropout", "0", "--model.layers", "3", "--model.mlp-width", "45")
+EIGHT = ("--budget.steps", "8", "--validation.every", "4", "--checkpoint.every", "4", "--checkpoint.keep", "9")
+ADAMW = ("--optimizer.matrices", "adamw", "--optimizer.lr", "1e-3", "--model.no-tied")
+
+
+def spread(strategy: str) -> tuple[str, str]:
+    return "--distribution.strategy", strategy
+
+
+def run_program(project: Path, program: str, *arguments: str, processes: int = 2, expect: int = 0) -> str:
+    """Run one of tests/rank_programs.py in `project`, under torchrun; returns its standard error."""
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
+            *(str(PROJECT / "tests" / "rank_programs.py"), program, "tiny.py", *arguments),
+        ],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == expect, result.stdout + result.stderr
+    return result.stderr
+
+
+def seen(project: Path, processes: int = 2) -> list[dict[str, Any]]:
+    """What every process said at its end."""
+    return [json.loads((project / f"rank_{rank}.json").read_text()) for rank in range(processes)]
+
+
+def set_aside(project: Path, name: str) -> Path:
+    return Path(shutil.move(project / "runs" / "tiny", project / name))
+
+
+def newest(run: Path) -> Path:
+    return Run(run).checkpoints()[-1].path
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    """Weights and optimizer state of the newest checkpoint."""
+    return {
+        f"{name}/{key}": value
+        for name in ("model", "optimizer")
+        for key, value in load_file(newest(run) / f"{name}.safetensors").items()
+    }
+
+
+def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+    """The two runs agree in every logged number, every weight and all optimizer state."""
+    for left, right in zip(losses(one), losses(other), strict=True):
+        assert left == pytest.approx(right, abs=tolerance)
+    mine, others = tensors(one), tensors(other)
+    assert mine.keys() == others.keys()
+    for name, value in mine.items():
+        assert (value - others[name]).abs().max() < tolerance, name
+
+
+def assert_same(one: Path, other: Path) -> None:
+    assert losses(one) == losses(other)
+    left, right = tensors(one), tensors(other)
+    assert left.keys() == right.keys()
+    assert [name for name, value in left.items() if not value.equal(right[name])] == []
+
+
+@pytest.mark.parametrize("optimizer", [(), ADAMW], ids=["muon-tied", "adamw-untied"])
+def test_fsdp_equals_ddp_and_one_process(project: Path, optimizer: tuple[str, ...]) -> None:
+    arguments = (*EXACT, *EIGHT, *optimizer)
+    run_train(project, *arguments)
+    one = project / "runs" / "tiny"
+    samples = (one / "samples.jsonl").read_text()
+    assert len(samples.splitlines()) == 2
+    runs = [(*arguments, *spread(strategy), "--name", strategy) for strategy in STRATEGIES]
+    run_program(project, "in_turn", *runs[0], "+", "tiny.py", *runs[1])
+    for strategy in STRATEGIES:
+        assert_close(one, project / "runs" / strategy)
+        assert (project / "runs" / strategy / "samples.jsonl").read_text() == samples
+
+
+def test_a_checkpoint_of_one_process_goes_on_sharded(project: Path) -> None:
+    arguments = (*EXACT, *EIGHT)
+    run_train(project, *arguments)
+    straight = Path(shutil.copytree(project / "runs" / "tiny", project / "straight"))
+    run_program(project, "load_and_gather", *arguments)
+    main, other = seen(project)
+    for strategy in STRATEGIES:
+        assert main[strategy]["same"] == [True, True], "loading and gathering changed weights or optimizer state"
+        assert not other[strategy]["kept"]
+    assert 0.4 < main["fsdp"]["share"] < 0.6 and 0.4 < other["fsdp"]["share"] < 0.6, "half of the state is its own"
+    shutil.rmtree(newest(project / "runs" / "tiny"))
+    result = run_train(project, *arguments, *spread("fsdp"), processes=2)
+    assert "resuming runs/tiny at step 4" in result.stderr and "ddp -> fsdp" in result.stderr
+    assert_close(straight, project / "runs" / "tiny")
+
+
+def test_a_sharded_checkpoint_goes_on_anywhere(project: Path) -> None:
+    arguments = (*EXACT, *EIGHT)
+    run_train(project, *arguments, *spread("fsdp"), processes=2)
+    run = project / "runs" / "tiny"
+    config = ModelConfig(vocab_size=320, context_length=32, layers=3, width=32, heads=2, mlp_width=45)
+    assert load_file(newest(run) / "model.safetensors").keys() == Decoder(config).state_dict().keys()
+    assert all(value.dtype == torch.float32 for value in tensors(run).values())
+    straight = Path(shutil.copytree(run, project / "straight"))
+    shutil.rmtree(newest(run))
+    halfway = Path(shutil.copytree(run, project / "halfway"))
+    assert "resuming runs/tiny at step 4" in run_train(project, *arguments).stderr
+    assert_close(straight, run)
+    shutil.rmtree(run)
+    shutil.move(halfway, run)
+    run_train(project, *arguments, *spread("ddp"), processes=2)
+    assert_close(straight, run)
+
+
+def test_killed_and_resumed_is_bitwise(project: Path) -> None:
+    """Killed in the middle of a step, then in the middle of a save; dropout is on, so every random state counts."""
+    arguments = ("--budget.steps", "12", "--checkpoint.every", "3", *spread("fsdp"))
+    run, root = project / "runs" / "tiny", project / "runs" / "tiny" / "checkpoints"
+    run_program(project, "sigkill_in_step", *arguments, expect=1)
+    assert newest(run).name == "step_00000003"
+    run_program(project, "sigkill_in_save", *arguments, expect=1)
+    assert newest(run).name == "step_00000006" and (root / "step_00000009.tmp").is_dir()
+    run_program(project, "in_turn", *arguments, "+", "tiny.py", *arguments, "--name", "straight")
+    assert_same(project / "runs" / "straight", run)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_sigterm_to_one_process_stops_all(project: Path, strategy: str) -> None:
+    """In a step, and then in a validation, which is not waited for but made up when the run is resumed."""
+    one_window = ("--batch.micro-batch-size", "1", "--batch.tokens-per-step", "64")
+    arguments = ("--budget.steps", "12", "--validation.every", "9", *one_window, *spread(strategy))
+    stderr = run_program(project, "sigterm", *arguments)
+    assert "stopped as asked after step 6" in stderr and "stopped as asked after step 9" in stderr
+    for said in seen(project):
+        assert said == {"stopped_after": [6, 9], "batches": 2}, "the validation was not left at once by all"
+    run, straight = project / "runs" / "tiny", project / "runs" / "straight"
+    assert [checkpoint.step for checkpoint in Run(run).checkpoints()] == [6, 9]
+    run_program(project, "in_turn", *arguments, "+", "tiny.py", *arguments, "--name", "straight")
+    assert_same(straight, run)
+    assert (run / "samples.jsonl").read_text() == (straight / "samples.jsonl").read_text()
+
+
+def test_sigterm_in_the_last_validation(project: Path) -> None:
+    """The budget is used, but the resumed run still has that validation to do."""
+    arguments = ("--budget.steps", "8", "--validation.every", "8", "--batch.micro-batch-size", "1")
+    run, straight = project / "runs" / "tiny", project / "runs" / "straight"
+    run_train(project, *arguments, "--name", "straight")
+    run_program(project, "sigterm", *arguments, processes=1)
+    assert [row["step"] for row in read_metrics(run)] == list(range(1, 8))
+    assert newest(run).name == "step_00000008" and math.isinf(Run(run).checkpoints()[-1].validation_loss)
+    run_train(project, *arguments)
+    assert_same(straight, run)
+    assert not math.isinf(Run(run).checkpoints()[-1].validation_loss)
+    assert "nothing to do" in run_train(project, *arguments).stderr
+
+
+def test_nan_on_one_process_stops_all(project: Path) -> None:
+    run_program(project, "nan_on_one_rank", *EXACT, expect=1)
+    for said in seen(project):
+        for strategy in STRATEGIES:
+            assert "has diverged" in said[strategy]["error"] and said[strategy]["step"] == 2
+            assert said[strategy]["untouched"], "an optimizer stepped with NaN gradients"
+
+
+def test_fp16_overflow_on_one_process_skips_the_step_on_all(project: Path) -> None:
+    arguments = ("--precision", "fp16", "--budget.steps", "4", "--checkpoint.every", "1", "--checkpoint.keep", "9")
+    run_program(project, "overflow_on_one_rank", *arguments, *spread("fsdp"))
+    assert [said["scales"] for said in seen(project)] == [[65536.0, 65536.0, 65536.0, 32768.0]] * 2
+    run = project / "runs" / "tiny"
+    assert [row["grad_norm"] is None for row in read_metrics(run)] == [False, False, True, False]
+    _, before, after, resumed = [load_file(checkpoint.weights) for checkpoint in Run(run).checkpoints()]
+    assert all(value.equal(after[name]) for name, value in before.items())
+    assert not all(value.equal(after[name]) for name, value in resumed.items())
+
+
+def test_gradients_are_exchanged_once_a_step(project: Path) -> None:
+    """Three steps of eight micro-batches on each process."""
+    run_program(project, "count_exchanges", "--budget.steps", "3", "--batch.micro-batch-size", "1")
+    for said in seen(project):
+        all_reduces, buckets, reduce_scatters = said["ddp"]
+        assert buckets and all_reduces == 3 * buckets and not reduce_scatters
+        groups = 2 + 1  # the blocks, and the rest of the model
+        assert said["fsdp"] == [0, 0, 3 * groups]
+
+
+def test_uneven_batches_give_the_gradients_of_one_process(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every window has another number of targets, so each process has another number of tokens."""
+    arguments = (*EXACT, "--model.init-std", "0.1", "--model.no-zero-init-projections")
+    monkeypatch.chdir(project)
+    rank_programs.uneven_gradients(["tiny.py", *arguments])
+    expected, (loss, tokens) = load_file("gradients_1_ddp.safetensors"), seen(project, 1)[0]["ddp"]
+    assert tokens < 512 and tokens % 2, "an odd number cannot be shared evenly"
+    run_program(project, "uneven_gradients", *arguments)
+    for strategy in STRATEGIES:
+        gradients = load_file(f"gradients_2_{strategy}.safetensors")
+        assert gradients.keys() == expected.keys()
+        for name, value in expected.items():
+            assert value.abs().max() > 0
+            assert (gradients[name] - value).abs().max() < 1e-6, (strategy, name)
+        assert [said[strategy] for said in seen(project)] == [[pytest.approx(loss), tokens]] * 2
+
+
+def test_validation_of_an_odd_number_of_windows(project: Path) -> None:
+    """The second process has a window less to score, and a sharded model must run there all the same."""
+    arguments = (*EXACT, "--model.context-length", "16", "--budget.steps", "4")
+    run_train(project, *arguments)
+    expected = read_metrics(project / "runs" / "tiny")[-1]["val/loss"]
+    run_program(project, "validate_spread", *arguments)
+    for said in seen(project):
+        assert said["windows"] % 2 == 1
+        assert [said[strategy] for strategy in STRATEGIES] == pytest.approx([expected] * 2, abs=1e-6)
+
+
+def test_bf16_is_the_same_sharded(project: Path) -> None:
+    """Also norm gains, offsets and biases."""
+    layer_norm = ("--model.norm", "layer", "--model.norm-gain", "--model.bias", "--model.position", "learned")
+    arguments = (*EXACT, *EIGHT, *layer_norm, "--precision", "bf16")
+    run_train(project, *arguments)
+    one = set_aside(project, "one")
+    run_train(project, *arguments, *spread("fsdp"), processes=2)
+    two = project / "runs" / "tiny"
+    assert all(value.dtype == torch.float32 for value in tensors(two).values())
+    rows = [[row["train/loss"] for row in read_metrics(run)] for run in (one, two)]
+    assert rows[1][-1] < rows[1][0] - 0.2
+    print([abs(a - b) for a, b in zip(*rows, strict=True)])
+    assert rows[0] == pytest.approx(rows[1], abs=1e-3)
