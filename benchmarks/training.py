@@ -24,7 +24,7 @@ from model import Decoder  # noqa: E402
 from model.device import Precision, choose_device, choose_precision  # noqa: E402
 from training.batches import Batches  # noqa: E402
 from training.config import RunConfig  # noqa: E402
-from training.optimizers import make_optimizers, set_learning_rates  # noqa: E402
+from training.optimizers import follow_schedule, make_optimizers  # noqa: E402
 from training.plan import measure_matmul, split_batch  # noqa: E402
 
 
@@ -53,13 +53,13 @@ class Stepper:
         torch.manual_seed(0)
         self.model = Decoder(config.model).to(self.device)
         self.optimizers = make_optimizers(self.model, config.optimizer, self.device, precision)
-        set_learning_rates(self.optimizers, 1.0)
+        follow_schedule(config, self.optimizers, 0.3)
         self.windows = 0
 
     def step(self) -> Measurement:
         clock = Clock(self.device)
         for _ in range(self.split.accumulation):
-            inputs, targets = self.batches.micro_batch(self.windows, self.split.micro_batch)
+            inputs, targets = self.batches.micro_batch(self.windows, self.split.micro_batch, self.split.context)
             self.windows += self.split.micro_batch
             clock.lap("load")
             with self.precision.autocast(self.device):

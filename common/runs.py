@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.files import read_json, sha256_of
 
 RUNS_ROOT = Path("runs")
+AVERAGE = "average.safetensors"  # in a checkpoint: the running average of the weights, where one is kept
 
 
 class CheckpointError(Exception):
@@ -30,7 +31,9 @@ class Checkpoint:
 
     @property
     def weights(self) -> Path:
-        return self.path / "model.safetensors"
+        """The weights to use: their running average where one was kept, as in every validation of that run."""
+        average = self.path / AVERAGE
+        return average if average.is_file() else self.path / "model.safetensors"
 
     @cached_property
     def state(self) -> dict[str, Any]:

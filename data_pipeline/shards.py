@@ -7,6 +7,7 @@ document; `train_00000.documents.jsonl` has its provenance, a line a document in
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,20 @@ class TokenStream:
             table["start"] += np.uint64(first)
             tables.append(table)
         return np.concatenate(tables) if tables else np.empty(0, INDEX_DTYPE)
+
+    def provenance(self, number: int) -> dict[str, str]:
+        """Where document `number` of the stream comes from; empty where the shard has no such record."""
+        for shard in self.shards:
+            count = len(np.load(shard.path.with_suffix(".index.npy"), mmap_mode="r", allow_pickle=False))
+            if number < count:
+                records = shard.path.with_suffix(".documents.jsonl")
+                if not records.is_file():
+                    return {}
+                with open(records, encoding="utf-8") as lines:
+                    line = next(itertools.islice(lines, number, None), "{}")
+                return {key: str(value) for key, value in json.loads(line).items()}
+            number -= count
+        return {}
 
 
 class Windows:

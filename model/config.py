@@ -52,6 +52,8 @@ class ModelConfig:
     """Learn per block how much of the stream, and of the embedding output, goes on into it."""
     logit_softcap: float | None = 15.0
     """Bound logits smoothly to ± this value: cap * tanh(logits / cap)."""
+    value_embeddings: int = 0
+    """Blocks (every second one, counted from the last) whose values take in an embedding of the token itself."""
     tied: bool = True
     """Share the embedding matrix with the output head."""
     init_std: float | None = None
@@ -79,6 +81,11 @@ class ModelConfig:
             raise UserError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
         if self.heads % self.key_value_heads:
             raise UserError(f"model.heads {self.heads} is not a multiple of model.kv_heads {self.kv_heads}")
+        if not 0 <= self.value_embeddings <= (self.layers + 1) // 2:
+            raise UserError(
+                f"model.value_embeddings must be between 0 and {(self.layers + 1) // 2}, every second of {self.layers} "
+                f"layers, not {self.value_embeddings}"
+            )
         if self.position == "rope" and self.head_size % 2:
             raise UserError(f"rotary positions need an even head size, not {self.head_size}")
 
@@ -89,6 +96,9 @@ class ModelConfig:
     @property
     def head_size(self) -> int:
         return self.head_dim or self.width // self.heads
+
+    def has_value_embedding(self, layer: int) -> bool:
+        return (self.layers - 1 - layer) in range(0, 2 * self.value_embeddings, 2)
 
     @property
     def mlp_size(self) -> int:

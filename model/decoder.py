@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.activations import Checkpointing, run_block
 from model.cache import KVCache
 from model.config import ModelConfig
 from model.functions import linear_cross_entropy, token_losses
@@ -20,6 +21,7 @@ class Decoder(nn.Module):
         super().__init__()
         config.check()
         self.config = config
+        self.activation_checkpointing: Checkpointing = "none"  # while training; no part of the architecture
         self.rotary_cos: Tensor
         self.rotary_sin: Tensor
         self.embedding = nn.Embedding(config.vocab_size, config.width)
@@ -28,6 +30,10 @@ class Decoder(nn.Module):
         self.embedding_norm = Norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        # The token's own value, learned directly (Zhou et al. 2024, arXiv 2410.17897, as an embedding).
+        size = config.key_value_heads * config.head_size
+        with_own = [layer for layer in range(config.layers) if config.has_value_embedding(layer)]
+        self.value_embeddings = nn.ModuleDict({str(layer): nn.Embedding(config.vocab_size, size) for layer in with_own})
         self.final_norm = Norm(config)
         self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self.residual_scale = nn.Parameter(torch.ones(config.layers)) if config.residual_scalars else None
@@ -46,7 +52,7 @@ class Decoder(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
-            elif "norm" in name:
+            elif "norm" in name or name.endswith("value_gate"):
                 parameter.fill_(1.0)
             elif name in ("embedding.weight", "position_embedding.weight"):
                 parameter.normal_(std=config.embedding_std)
@@ -107,9 +113,11 @@ class Decoder(nn.Module):
             x = self.embedding_norm(x)
         x = first = self.dropout(x)
         for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
             if self.residual_scale is not None and self.embedding_scale is not None:
                 x = self.residual_scale[layer] * x + self.embedding_scale[layer] * first
-            x = block(x, rotary, cache)
+            own = self.value_embeddings[str(layer)](ids) if str(layer) in self.value_embeddings else None
+            x = run_block(block, x, rotary, own, cache, self.activation_checkpointing if self.training else "none")
         if cache is not None:
             cache.advance(ids.shape[1])
         return self.final_norm(x)

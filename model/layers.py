@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from model.cache import KVCache
 from model.config import ModelConfig
-from model.functions import causal_attention
+from model.functions import causal_attention, compute_dtype
 
 
 class Norm(nn.Module):
@@ -56,15 +56,24 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=config.bias)
         self.value = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=config.bias)
         self.output = nn.Linear(self.heads * self.head_dim, config.width, bias=config.bias)
+        self.value_gate = nn.Parameter(torch.ones(self.kv_heads)) if config.has_value_embedding(layer) else None
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: KVCache | None
-    ) -> Tensor:  # (batch, time, width) -> (batch, time, width)
+        self,
+        x: Tensor,  # (batch, time, width)
+        rotary: tuple[Tensor, Tensor] | None,
+        own_values: Tensor | None,  # (batch, time, kv_heads * head_dim), the tokens' value embeddings
+        cache: KVCache | None,
+    ) -> Tensor:  # (batch, time, width)
         batch, time, _ = x.shape
+        x = x.to(compute_dtype(x))  # once, instead of for each of the three products
         query = self.query(x).view(batch, time, self.heads, self.head_dim).transpose(1, 2)
         key = self.key(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
         value = self.value(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
         # query: (batch, heads, time, head_dim); key, value: (batch, kv_heads, time, head_dim)
+        if own_values is not None and self.value_gate is not None:
+            own = own_values.view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
+            value = value + (self.value_gate[:, None, None] * own).type_as(value)
         if self.qk_norm:
             query = F.rms_norm(query, (self.head_dim,), eps=self.eps)
             key = F.rms_norm(key, (self.head_dim,), eps=self.eps)
@@ -137,7 +146,11 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: KVCache | None
-    ) -> Tensor:  # (batch, time, width) -> (batch, time, width)
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache))
+        self,
+        x: Tensor,  # (batch, time, width)
+        rotary: tuple[Tensor, Tensor] | None,
+        own_values: Tensor | None,
+        cache: KVCache | None,
+    ) -> Tensor:  # (batch, time, width)
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, own_values, cache))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))

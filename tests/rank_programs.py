@@ -38,11 +38,11 @@ from model.functions import IGNORE
 from training.batches import Batches
 from training.checkpoints import take_snapshot
 from training.config import RunConfig
+from training.diagnosis import TrainingDiverged
 from training.distribution import process_group, whole, world_from_environment
 from training.job import Job
-from training.journal import TrainingDiverged
 from training.loop import accumulate_gradients
-from training.plan import split_batch
+from training.plan import BatchSplit, split_batch
 from training.run import make_job, resume
 from training.validation import validate
 
@@ -68,9 +68,9 @@ def train_once(argv: list[str]) -> None:
 def before_gradients(event: Callable[[Job], None]) -> None:
     """Have `event` happen in every step, before its gradients are computed."""
 
-    def with_event(job: Job, network: nn.Module) -> tuple[float, int]:
+    def with_event(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int]:
         event(job)
-        return accumulate_gradients(job, network)
+        return accumulate_gradients(job, split)
 
     training.loop.accumulate_gradients = with_event
 
@@ -216,8 +216,8 @@ def uneven_gradients(argv: list[str]) -> None:
     """Gradients of one step in which every window has another number of targets."""
     micro_batch = Batches.micro_batch
 
-    def uneven(self: Batches, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs, targets = micro_batch(self, first, count)
+    def uneven(self: Batches, first: int, count: int, sequence: int) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, targets = micro_batch(self, first, count, sequence)
         targets = targets.clone()
         for row in range(count):
             targets[row, 1 + (first + row) ** 2 % 31 :] = IGNORE
@@ -226,9 +226,9 @@ def uneven_gradients(argv: list[str]) -> None:
     Batches.micro_batch = uneven  # type: ignore[method-assign]
     said = {}
     for strategy, job in jobs_of(argv):
-        loss, tokens = accumulate_gradients(job, job.network)
+        losses, tokens = accumulate_gradients(job, job.split)
         gradients = {name: whole(value.grad) for name, value in job.model.named_parameters() if value.grad is not None}
-        said[strategy] = [*job.world.sum([loss], job.device), tokens]
+        said[strategy] = [*job.world.sum([losses.sum().item()], job.device), tokens]
         if RANK == 0:
             save_file(gradients, f"gradients_{WORLD}_{strategy}.safetensors")
     leave(**said)
@@ -250,7 +250,7 @@ def load_and_gather(argv: list[str]) -> None:
     """Load the newest checkpoint and gather it again: every tensor must come out as it lies in the files."""
     said = {}
     for strategy, job in jobs_of(argv):
-        snapshot = take_snapshot(job.model, job.optimizers, keep=job.world.is_main)
+        snapshot = take_snapshot(job.model, job.optimizers, job.average, keep=job.world.is_main)
         checkpoint = job.run.checkpoints()[-1]
         files = [load_file(checkpoint.path / f"{name}.safetensors") for name in ("model", "optimizer")]
         same = [

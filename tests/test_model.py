@@ -152,7 +152,7 @@ def test_attention_equals_the_textbook_formula() -> None:
     scores = heads[0] @ heads[1].transpose(-1, -2) / 4.0
     scores = scores.masked_fill(torch.ones(6, 6).triu(1).bool(), -math.inf)
     expected = attention.output((scores.softmax(-1) @ heads[2]).transpose(1, 2).reshape(1, 6, 64))
-    torch.testing.assert_close(attention(x, None, None), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attention(x, None, None, None), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_flops_count_every_matrix() -> None:

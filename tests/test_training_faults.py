@@ -18,6 +18,7 @@ from inference.generation import Completion
 from training.checkpoints import prune
 from training.job import Job
 from training.loop import accumulate_gradients
+from training.plan import BatchSplit
 
 
 def newest(project: Path) -> Path:
@@ -182,8 +183,8 @@ def test_damaged_config_of_the_run(project: Path) -> None:
 
 
 def test_fp16_that_never_recovers_stops(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(job: Job, network: torch.nn.Module) -> tuple[float, int]:
-        result = accumulate_gradients(job, network)
+    def broken(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int]:
+        result = accumulate_gradients(job, split)
         assert job.model.embedding.weight.grad is not None
         job.model.embedding.weight.grad[0, 0] = math.inf
         return result
@@ -234,8 +235,8 @@ def test_dry_run_writes_nothing(project: Path) -> None:
 def test_fp16_overflow_skips_every_optimizer(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One overflowed gradient makes the norm infinite, and clipping then makes zeros of all the others."""
 
-    def overflowing(job: Job, network: torch.nn.Module) -> tuple[float, int]:
-        result = accumulate_gradients(job, network)
+    def overflowing(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int]:
+        result = accumulate_gradients(job, split)
         if job.progress.step == 2:
             assert job.model.embedding.weight.grad is not None
             job.model.embedding.weight.grad[0, 0] = math.inf

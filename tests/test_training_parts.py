@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,21 +21,25 @@ from data_pipeline.shards import Dataset, Shard, TokenStream, token_dtype
 from model import Decoder, ModelConfig
 from model.config import gpt2, llama
 from model.device import Precision
+from training.averaging import WeightAverage
 from training.batches import Batches
 from training.config import (
     BatchConfig,
     BudgetConfig,
     CheckpointConfig,
+    OpeningConfig,
     OptimizerConfig,
     RunConfig,
     ScheduleConfig,
     TrackingConfig,
     ValidationConfig,
 )
+from training.hardware import peak_flops, peak_of
 from training.muon import Muon, orthogonalize
-from training.optimizers import make_optimizers, set_learning_rates
-from training.plan import split_batch
-from training.schedules import Progress, fraction_used, learning_rate_factor
+from training.optimizers import follow_schedule, make_optimizers
+from training.plan import split_batch, split_opening
+from training.schedules import Progress, fraction_used, learning_rate_factor, momentum_at
+from training.spikes import PATIENCE, WINDOW, SpikeGuard
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -96,17 +102,17 @@ def test_each_epoch_visits_every_window_once(tmp_path: Path) -> None:
 
 
 def test_targets_are_the_next_tokens(tmp_path: Path) -> None:
-    inputs, targets = Batches(make_stream(tmp_path, [100]), context_length=4, seed=0).micro_batch(0, 3)
+    inputs, targets = Batches(make_stream(tmp_path, [100]), context_length=4, seed=0).micro_batch(0, 3, 4)
     assert torch.equal(inputs + 1, targets) and inputs.shape == (3, 4)
 
 
 def test_data_order_ignores_global_random_state(tmp_path: Path) -> None:
     stream = make_stream(tmp_path, [200])
-    first = Batches(stream, 4, 0).micro_batch(0, 5)[0]
+    first = Batches(stream, 4, 0).micro_batch(0, 5, 4)[0]
     np.random.seed(1)
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    assert torch.equal(Batches(stream, 4, 0).micro_batch(0, 5)[0], first)
+    assert torch.equal(Batches(stream, 4, 0).micro_batch(0, 5, 4)[0], first)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -133,7 +139,7 @@ CPU, FP32 = torch.device("cpu"), Precision("fp32", "exact")
 
 
 @pytest.mark.parametrize("matrices", ["muon", "adamw"])
-@pytest.mark.parametrize("config", [ModelConfig(), ModelConfig(tied=False), gpt2(), llama()])
+@pytest.mark.parametrize("config", [ModelConfig(), ModelConfig(tied=False, value_embeddings=1), gpt2(), llama()])
 def test_every_parameter_is_in_exactly_one_group(config: ModelConfig, matrices: Literal["muon", "adamw"]) -> None:
     model = Decoder(replace(config, layers=2, width=64, heads=2, kv_heads=None, vocab_size=50))
     optimizers = make_optimizers(model, OptimizerConfig(matrices=matrices), CPU, FP32)
@@ -142,6 +148,10 @@ def test_every_parameter_is_in_exactly_one_group(config: ModelConfig, matrices: 
     assert set(counted.values()) == {1}
     assert set(counted) == {id(p) for p in model.parameters()}
     decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    rates = {id(p): group["peak_lr"] for group in groups for p in group["params"]}
+    for name, p in model.named_parameters():
+        if "embedding" in name and p.ndim == 2:
+            assert rates[id(p)] == OptimizerConfig().embedding_lr, name
     assert decayed == {id(p) for name, p in model.named_parameters() if name.startswith("blocks") and p.ndim == 2}
 
 
@@ -149,7 +159,8 @@ def test_groups_keep_their_ratio_of_rates() -> None:
     model = Decoder(ModelConfig(vocab_size=50, layers=1, width=16, heads=1, tied=False))
     config = OptimizerConfig(lr=1.0, embedding_lr=3.0, head_lr=4.0, scalar_lr=5.0)
     optimizers = make_optimizers(model, config, CPU, FP32)
-    assert set_learning_rates(optimizers, 0.5) == 0.5
+    run = RunConfig(optimizer=config, schedule=ScheduleConfig(warmup=0.2))
+    assert follow_schedule(run, optimizers, 0.1) == 0.5
     assert [group["lr"] for optimizer in optimizers for group in optimizer.param_groups] == [0.5, 1.5, 2.0, 2.5]
 
 
@@ -176,6 +187,92 @@ def test_muon_step_in_its_parts() -> None:
     average = 0.1 * gradient
     update = orthogonalize((0.1 * gradient + 0.9 * average)[None])[0] * 2**0.5
     torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.5) - 0.1 * update)
+
+
+def test_cautious_decay_spares_weights_that_the_update_enlarges() -> None:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(8, 4))
+    before, gradient = weight.detach().clone(), torch.randn(8, 4)
+    weight.grad = gradient.clone()
+    Muon([weight], 0.1, 0.0, 0.5, torch.float32, cautious=True).step()
+    update = orthogonalize(gradient[None])[0] * 2**0.5
+    shrinking = update * before > 0
+    assert shrinking.any() and not shrinking.all()
+    torch.testing.assert_close(weight.detach(), before * (1 - 0.05 * shrinking) - 0.1 * update)
+
+
+def test_momentum_rises_over_its_warm_up() -> None:
+    optimizer = OptimizerConfig(momentum=0.95, momentum_start=0.85, momentum_warmup=0.2)
+    for fraction, momentum in {0.0: 0.85, 0.1: 0.9, 0.2: 0.95, 0.9: 0.95}.items():
+        assert momentum_at(optimizer, fraction) == pytest.approx(momentum)
+    assert momentum_at(OptimizerConfig(), 0.0) == 0.95
+    model = Decoder(ModelConfig(vocab_size=50, layers=1, width=16, heads=1))
+    muon, _ = make_optimizers(model, optimizer, CPU, FP32)
+    follow_schedule(RunConfig(optimizer=optimizer), [muon], 0.1)
+    assert muon.param_groups[0]["momentum"] == pytest.approx(0.9)
+
+
+def test_the_opening_cuts_windows_into_shorter_sequences(tmp_path: Path) -> None:
+    batches = Batches(make_stream(tmp_path, [100]), context_length=8, seed=0)
+    whole, targets = batches.micro_batch(0, 3, 8)
+    short, short_targets = batches.micro_batch(0, 3, 2)
+    assert short.shape == (12, 2) and torch.equal(short.flatten(), whole.flatten())
+    assert torch.equal(short_targets.flatten(), targets.flatten())
+
+
+def test_the_opening_split_keeps_its_tokens() -> None:
+    opening = OpeningConfig(fraction=0.5, tokens_per_step=3 * 1024, context_length=256)
+    config = RunConfig(batch=BatchConfig(tokens_per_step=8192, micro_batch_size=2), opening=opening)
+    main = split_batch(config, 1)
+    split = split_opening(config, main)
+    assert (split.tokens_per_step, split.micro_batch, split.accumulation, split.sequence) == (3072, 1, 3, 256)
+    with pytest.raises(UserError, match="2,048 or 4,096"):
+        split_opening(config, split_batch(config, 2))
+    with pytest.raises(UserError, match="does not divide"):
+        replace(config, opening=OpeningConfig(context_length=300)).check()
+
+
+def test_spikes_are_refused_after_enough_steps_only() -> None:
+    guard = SpikeGuard(6.0)
+    rng = np.random.default_rng(0)
+    assert not guard.refuses(100.0, 1.0)  # nothing to compare with yet
+    for loss in rng.normal(3.0, 0.1, WINDOW):
+        assert not guard.refuses(float(loss), 1.0 + float(rng.normal(0, 0.1)))
+    again = SpikeGuard(6.0)
+    again.restore(json.loads(json.dumps(guard.state())))
+    for one in (guard, again):
+        assert not one.refuses(3.2, 1.2)
+        assert one.refuses(5.0, 1.0) and one.refuses(3.0, 9.0)
+    assert not SpikeGuard(None).refuses(math.nan, math.nan)
+
+
+def test_what_is_not_finite_is_passed_over_with_limited_patience() -> None:
+    guard = SpikeGuard(6.0)
+    assert [guard.refuses(math.nan, 1.0) for _ in range(PATIENCE + 1)] == [True] * PATIENCE + [False]
+    assert not guard.refuses(3.0, 1.0) and guard.refuses(3.0, math.inf)
+
+
+def test_the_average_of_the_weights_follows_them() -> None:
+    model = Decoder(ModelConfig(vocab_size=50, layers=1, width=16, heads=1))
+    average = WeightAverage(model, 0.5)
+    before = model.embedding.weight.detach().clone()
+    with torch.no_grad():
+        model.embedding.weight.add_(1.0)
+    average.update(step=1000)
+    with average.in_place_of_weights(model):
+        torch.testing.assert_close(model.embedding.weight.detach(), before + 0.5)
+    torch.testing.assert_close(model.embedding.weight.detach(), before + 1.0)
+    average.update(step=0)  # an early step counts for more
+    torch.testing.assert_close(average.averages["embedding.weight"], before + 0.95)
+
+
+def test_share_of_the_peak_is_unknown_on_unknown_devices() -> None:
+    assert peak_of("NVIDIA H100 80GB HBM3") == 989e12 and peak_of("NVIDIA H100 PCIe") == 756e12
+    assert peak_of("NVIDIA A100-SXM4-80GB") == 312e12 and peak_of("Tesla T4") == 65e12
+    assert peak_of("NVIDIA GeForce RTX 4090") == 165.2e12
+    assert peak_of("NVIDIA A10G") == 70e12 and peak_of("NVIDIA A10") == 125e12
+    assert peak_of("Some Device T400") is None
+    assert peak_flops(CPU, Precision("bf16", "")) is None
 
 
 @pytest.mark.parametrize(("name", "processes"), [("quickstart", 1), ("quickstart", 2), ("mini", 1), ("mini", 16)])

@@ -19,6 +19,7 @@ from tiny import PROJECT, environment, losses, read_metrics, run_train, train_co
 from common.runs import Run
 from training.job import Job
 from training.loop import accumulate_gradients
+from training.plan import BatchSplit
 
 STEPS = "40"  # 640 windows of an epoch of 261: the run crosses two epoch borders
 LONG = ("--budget.steps", STEPS, "--checkpoint.every", "3", "--validation.every", "10")
@@ -126,10 +127,10 @@ def test_sigterm_saves_and_a_resumed_run_goes_on_exactly(project: Path, monkeypa
     run_train(project, *arguments)
     shutil.move(project / "runs" / "tiny", project / "straight")
 
-    def interrupted(job: Job, network: torch.nn.Module) -> tuple[float, int]:
+    def interrupted(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int]:
         if job.progress.step == 16:
             os.kill(os.getpid(), signal.SIGTERM)
-        return accumulate_gradients(job, network)
+        return accumulate_gradients(job, split)
 
     with monkeypatch.context() as patch:
         patch.setattr("training.loop.accumulate_gradients", interrupted)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,14 +32,37 @@ class Batches:
 
     def window(self, number: int) -> np.ndarray:
         """The global window `number`, (context_length + 1,) int64."""
-        epoch, position = divmod(number, self.windows_per_epoch)
+        return self.stream.read(self.position(number), self.context_length + 1)
+
+    def position(self, number: int) -> int:
+        """The place in the stream, in tokens, where the global window `number` begins."""
+        epoch, place = divmod(number, self.windows_per_epoch)
         if epoch != self._epoch:
             # A generator of its own: nothing else that draws random numbers can shift the order of the data.
             self._order = np.random.default_rng((self.seed, epoch)).permutation(self.windows_per_epoch)
             self._epoch = epoch
-        return self.stream.read(int(self._order[position]) * self.context_length, self.context_length + 1)
+        return int(self._order[place]) * self.context_length
 
-    def micro_batch(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of windows [first, first + count), each (count, context_length) int64 on the CPU."""
+    def micro_batch(self, first: int, count: int, sequence: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of windows [first, first + count), cut into rows of `sequence` tokens.
+
+        Each (count * context_length / sequence, sequence) int64 on the CPU.
+        """
         windows = torch.from_numpy(np.stack([self.window(first + i) for i in range(count)]))
-        return windows[:, :-1], windows[:, 1:]
+        return windows[:, :-1].reshape(-1, sequence), windows[:, 1:].reshape(-1, sequence)
+
+    def documents(self, windows: range) -> list[dict[str, Any]]:
+        """Which documents these windows were cut from: number, first token and, where it is known, provenance."""
+        index = self.stream.documents()
+        numbers = {
+            int(number)
+            for start in map(self.position, windows)
+            for number in range(
+                int(np.searchsorted(index["start"], start, side="right")) - 1,
+                int(np.searchsorted(index["start"], start + self.context_length + 1)),
+            )
+        }
+        return [
+            {"document": number, "first_token": int(index["start"][number]), **self.stream.provenance(number)}
+            for number in sorted(numbers)
+        ]

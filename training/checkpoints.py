@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch.distributed.fsdp import FSDPModule
 
 from common.errors import UserError
 from common.files import TEMPORARY_SUFFIX, atomic_directory, remove_temporaries, sha256_of, write_json
-from common.runs import Checkpoint, CheckpointError, Run
+from common.runs import AVERAGE, Checkpoint, CheckpointError, Run
 from model import Decoder
-from training.distribution import share_of, whole
+from training.averaging import WeightAverage
+from training.distribution import release_gathered, share_of, whole
 
 Tensors = dict[str, torch.Tensor]
 
@@ -37,18 +37,21 @@ class Snapshot:
     weights: Tensors
     optimizer: Tensors  # as `parameter:key`
     optimizer_scalars: dict[str, Any]  # everything in the optimizers' state that is not a tensor, likewise
+    average: Tensors  # of the weights, empty when none is kept
 
 
-def take_snapshot(model: Decoder, optimizers: list[torch.optim.Optimizer], keep: bool) -> Snapshot:
+def take_snapshot(
+    model: Decoder, optimizers: list[torch.optim.Optimizer], average: WeightAverage | None, keep: bool
+) -> Snapshot:
     """Gather what a checkpoint holds; all processes take part, and those that do not `keep` it return an empty one.
 
     Shards are gathered tensor by tensor, so a process that keeps nothing never holds more than one whole tensor.
     """
-    if isinstance(model, FSDPModule):
-        model.reshard()  # a forward pass without a backward one leaves some parameters gathered
+    release_gathered(model)
     weights = _gather(model.state_dict(), keep)
     tensors, scalars = _flatten_optimizers(model, optimizers)
-    return Snapshot(weights, _gather(tensors, keep), scalars)
+    averages = _gather(average.averages, keep) if average else {}
+    return Snapshot(weights, _gather(tensors, keep), scalars, averages)
 
 
 def _gather(tensors: Tensors, keep: bool) -> Tensors:
@@ -73,6 +76,8 @@ def save_checkpoint(
         with atomic_directory(path) as directory:
             save_file(snapshot.weights, _file(directory, "model"))
             save_file(snapshot.optimizer, _file(directory, "optimizer"))
+            if snapshot.average:
+                save_file(snapshot.average, directory / AVERAGE)
             for rank, random_state in enumerate(random_states):
                 save_file(random_state["tensors"], _file(directory, f"random_{rank:05d}"))
             python_random = [random_state["python"] for random_state in random_states]
@@ -94,8 +99,15 @@ def save_checkpoint(
     return Checkpoint(path, int(state["step"]))
 
 
-def load_checkpoint(checkpoint: Checkpoint, model: Decoder, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
+def load_checkpoint(
+    checkpoint: Checkpoint,
+    model: Decoder,
+    optimizers: list[torch.optim.Optimizer],
+    average: WeightAverage | None,
+) -> dict[str, Any]:
     """Put weights and optimizer state back in place; returns `state.json`. The random state is restored separately.
+
+    An average that the checkpoint does not have begins as its weights.
 
     Every process reads the files itself, tensor by tensor, and keeps its share of each.
 
@@ -108,6 +120,10 @@ def load_checkpoint(checkpoint: Checkpoint, model: Decoder, optimizers: list[tor
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{checkpoint.path} does not fit the configured model: {error}") from error
+    if average:
+        file = checkpoint.path / AVERAGE
+        values = _read(file) if file.is_file() else _read(_file(checkpoint.path, "model"))
+        average.load({name: share_of(value, places.get(name)) for name, value in values})
     state = checkpoint.state
     _restore_optimizers(model, optimizers, _read(_file(checkpoint.path, "optimizer")), state["optimizer"])
     return state

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from common.errors import UserError
+from model.activations import Checkpointing
 from model.config import ModelConfig
 from model.device import DeviceName, PrecisionName
 
@@ -28,7 +29,23 @@ class BatchConfig:
     """Sequences that one process holds at a time; lower it when memory runs out."""
 
 
+@dataclass(frozen=True)
+class OpeningConfig:
+    """A first part of the run with smaller steps and shorter sequences, from which a fresh model learns as much.
+
+    A training window of the full context is cut into shorter ones, so the place in the data means the same throughout.
+    """
+
+    fraction: float = 0.0
+    """Fraction of the budget that the opening takes; 0 for none."""
+    tokens_per_step: int | None = None
+    """Tokens per optimizer step in the opening; by default as many as later."""
+    context_length: int | None = None
+    """Length of its sequences, which must divide the model's context; by default as long as later."""
+
+
 Strategy = Literal["ddp", "fsdp"]
+CompileSetting = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,12 @@ class OptimizerConfig:
     """Decoupled weight decay of the weight matrices in the blocks; nothing else decays."""
     momentum: float = 0.95
     """Muon: decay of the running mean of gradients."""
+    momentum_start: float = 0.85
+    """Muon: that decay at the first step, when the mean still holds little; it rises over `momentum_warmup`."""
+    momentum_warmup: float = 0.0
+    """Fraction of the budget over which the momentum rises; 0 for none."""
+    cautious_decay: bool = False
+    """Decay a weight only where the update shrinks it as well (arXiv 2411.16085, arXiv 2510.12402)."""
     beta1: float = 0.9
     """AdamW: decay of the running mean of gradients."""
     beta2: float = 0.95
@@ -65,6 +88,10 @@ class OptimizerConfig:
     """AdamW: added to the denominator."""
     grad_clip: float = 1.0
     """Largest gradient norm; 0 turns clipping off."""
+    skip_spikes: float | None = None
+    """Skip a step whose loss or gradient norm exceeds the mean of the last 128 by so many standard deviations."""
+    ema: float | None = None
+    """Decay of a running average of the weights, which is then what is validated, sampled and evaluated."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +165,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
+    opening: OpeningConfig = field(default_factory=OpeningConfig)
     distribution: DistributionConfig = field(default_factory=DistributionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -151,6 +179,10 @@ class RunConfig:
     """Number format of matrix products; "auto" takes the fastest that the device has instructions for."""
     device: DeviceName = "auto"
     """Where to run; "auto" prefers CUDA, then MPS, then the CPU."""
+    compile: CompileSetting = "auto"
+    """Compile the blocks with torch.compile; "auto" does where a measurement says that this run gains from it."""
+    activation_checkpointing: Checkpointing = "none"
+    """What the backward pass computes again instead of keeping it: nothing, all but matrix products, whole blocks."""
 
     def check(self) -> None:
         """Raises UserError for a value out of range, which would only fail, or mislead, in the middle of a run."""
@@ -162,14 +194,18 @@ class RunConfig:
             "checkpoint.every": self.checkpoint.every,
             "checkpoint.keep": self.checkpoint.keep,
             "tracking.log_every": self.tracking.log_every,
+            "opening.tokens_per_step": self.opening.tokens_per_step,
+            "opening.context_length": self.opening.context_length,
         }
         for field_name, number in at_least_one.items():
             if number is not None and number < 1:
                 raise UserError(f"{field_name} must be at least 1, not {number}")
         fractions = {f"schedule.{name}": getattr(self.schedule, name) for name in ("warmup", "cooldown", "final")}
-        fractions |= {f"optimizer.{name}": getattr(self.optimizer, name) for name in ("momentum", "beta1", "beta2")}
+        decays = ("momentum", "momentum_start", "momentum_warmup", "beta1", "beta2", "ema")
+        fractions |= {f"optimizer.{name}": getattr(self.optimizer, name) for name in decays}
+        fractions["opening.fraction"] = self.opening.fraction
         for field_name, fraction in fractions.items():
-            if not 0 <= fraction <= 1:
+            if fraction is not None and not 0 <= fraction <= 1:
                 raise UserError(f"{field_name} is a fraction: it must be between 0 and 1, not {fraction}")
         not_negative = {
             "seed": self.seed,
@@ -177,10 +213,16 @@ class RunConfig:
             "checkpoint.minutes": self.checkpoint.minutes or 0,
             "optimizer.grad_clip": self.optimizer.grad_clip,
             "optimizer.weight_decay": self.optimizer.weight_decay,
+            "optimizer.skip_spikes": self.optimizer.skip_spikes or 0,
         }
         for field_name, amount in not_negative.items():
             if amount < 0:
                 raise UserError(f"{field_name} must not be negative, not {amount}")
+        shorter = self.opening.context_length
+        if shorter and self.model.context_length % shorter:
+            raise UserError(
+                f"opening.context_length {shorter} does not divide model.context_length {self.model.context_length}"
+            )
         for field_name, budget in asdict(self.budget).items():
             if budget is not None and budget <= 0:
                 raise UserError(f"budget.{field_name} must be positive, not {budget}")

@@ -154,6 +154,17 @@ def clip_gradients(model: nn.Module, largest: float) -> float:
     return float(whole(norm).item())
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor that may be spread over processes."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def release_gathered(model: nn.Module) -> None:
+    """Let go of whole parameters that a forward pass without a backward one leaves gathered under FSDP."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor that may be spread over processes; all of them must ask for it at the same time."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -12,11 +12,13 @@ from data_pipeline.shards import Dataset
 from data_pipeline.tokenizer import Tokenizer
 from model import Decoder
 from model.device import Precision
+from training.averaging import WeightAverage
 from training.batches import Batches
 from training.config import RunConfig
 from training.distribution import World
 from training.plan import BatchSplit
-from training.schedules import Progress
+from training.schedules import Progress, fraction_used
+from training.spikes import SpikeGuard
 
 
 @dataclass
@@ -33,7 +35,23 @@ class Job:
     tokenizer: Tokenizer
     batches: Batches
     split: BatchSplit
+    opening: BatchSplit  # the split of the first part of the run
+    spikes: SpikeGuard
+    average: WeightAverage | None
     progress: Progress
     world: World
     device: torch.device
     precision: Precision
+    flops_per_token: int
+    peak_flops: float | None  # of one device, None where it is not known
+    compiled: bool = False
+
+    def current_split(self) -> BatchSplit:
+        """How the next step is split."""
+        opening = fraction_used(self.config.budget, self.progress) < self.config.opening.fraction
+        return self.opening if opening else self.split
+
+    def windows_of(self, split: BatchSplit, number: int) -> range:
+        """The training windows in this process's micro-batch `number` of the next step."""
+        first = self.progress.windows + (number * self.world.size + self.world.rank) * split.micro_batch
+        return range(first, first + split.micro_batch)

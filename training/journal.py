@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import signal
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any
 
-from common.errors import UserError
 from inference.generation import SamplingOptions, generate
 from training.checkpoints import capture_random_state, prune, save_checkpoint, take_snapshot
+from training.compilation import uncompiled
 from training.console import ProgressDisplay
+from training.diagnosis import TrainingDiverged
 from training.distribution import in_lockstep, is_sharded
 from training.job import Job
 from training.schedules import fraction_used
@@ -26,19 +28,9 @@ class Step:
     loss: float  # mean over the step's tokens, nats
     lr: float
     grad_norm: float  # before clipping
+    tokens: int
     seconds: float
-
-
-class TrainingDiverged(UserError):
-    """The loss or its gradients are no longer finite."""
-
-    def __init__(self, job: Job, symptom: str) -> None:
-        checkpoints = job.run.checkpoints()
-        back = f"the newest checkpoint is {checkpoints[-1].path}" if checkpoints else "there is no checkpoint yet"
-        super().__init__(
-            f"{symptom} after step {job.progress.step}: training has diverged ({back}). Lower "
-            "--optimizer.lr, lengthen --schedule.warmup, or try --precision fp32"
-        )
+    skipped: bool = False  # the weights were left as they were
 
 
 class StopRequest:
@@ -76,7 +68,8 @@ class Journal:
         self.wandb_id = tracker.wandb_id if tracker else None
         self._cut_short: dict[str, Any] | None = state.get("cut_short")
         self._saved_at = seconds
-        self._step_seconds: list[float] = []  # of the steps since the last logged one
+        self._since_logged: list[Step] = []
+        self._skipped = int(state.get("skipped_steps", 0))
 
     @property
     def stop_requested(self) -> bool:
@@ -99,7 +92,8 @@ class Journal:
         The validation is then done in full, and logged, when the run is resumed.
         """
         number, config = job.progress.step, job.config
-        self._step_seconds.append(step.seconds)
+        self._since_logged.append(step)
+        self._skipped += step.skipped
         due = finished or number % config.validation.every == 0
         result = self._validate(job) if due and not stopping else None
         cut_short = due and result is None
@@ -121,13 +115,19 @@ class Journal:
         return stopping
 
     def _validate(self, job: Job) -> ValidationResult | None:
-        return validate(
-            job.model, job.dataset, job.world, job.device, job.precision, job.split.micro_batch, lambda: self.stop.asked
-        )
+        with uncompiled(), self._final_weights(job):
+            return validate(
+                *(job.model, job.dataset, job.world, job.device, job.precision, job.split.micro_batch),
+                lambda: self.stop.asked,
+            )
+
+    def _final_weights(self, job: Job) -> AbstractContextManager[None]:
+        """Within, the model has the weights that it is to be judged by."""
+        return job.average.in_place_of_weights(job.model) if job.average else nullcontext()
 
     def _log(self, job: Job, step: Step, result: ValidationResult | None) -> None:
-        tokens_per_second = job.split.tokens_per_step * len(self._step_seconds) / sum(self._step_seconds)
-        self._step_seconds = []
+        steps, self._since_logged = self._since_logged, []
+        tokens_per_second = sum(step.tokens for step in steps) / sum(step.seconds for step in steps)
         row: dict[str, Any] = {
             "step": job.progress.step,
             "tokens": job.progress.tokens,
@@ -137,6 +137,10 @@ class Journal:
             "grad_norm": step.grad_norm if math.isfinite(step.grad_norm) else None,  # JSON has no infinity
             "tokens_per_second": round(tokens_per_second, 1),
         }
+        if job.peak_flops is not None:
+            row["mfu"] = round(tokens_per_second * job.flops_per_token / (job.peak_flops * job.world.size), 4)
+        if job.config.optimizer.skip_spikes is not None:
+            row["skipped_steps"] = self._skipped
         if result is not None:
             row |= result.to_metrics()
         sampling = result is not None and (self.tracker or is_sharded(job.model))
@@ -157,7 +161,7 @@ class Journal:
         options = SamplingOptions(max_new_tokens=length, temperature=0.8, top_k=50, seed=job.config.seed)
         rows = []
         for prompt in job.config.validation.prompts:
-            with job.precision.autocast(job.device), in_lockstep(job.model):
+            with job.precision.autocast(job.device), in_lockstep(job.model), uncompiled(), self._final_weights(job):
                 completion = generate(job.model, job.tokenizer, prompt, options)[0]
             rows.append(
                 {"step": job.progress.step, "tokens": job.progress.tokens, "prompt": prompt, "text": completion.text}
@@ -167,7 +171,7 @@ class Journal:
     def _save(self, job: Job, result: ValidationResult | None, cut_short: Step | None) -> None:
         self._saved_at = job.progress.seconds
         random_states = job.world.gather(capture_random_state(job.device))
-        snapshot = take_snapshot(job.model, job.optimizers, keep=job.world.is_main)
+        snapshot = take_snapshot(job.model, job.optimizers, job.average, keep=job.world.is_main)
         if self.tracker:
             self.tracker.sync()
             state = {
@@ -177,6 +181,9 @@ class Journal:
                 "tokenizer_sha256": job.tokenizer.sha256,
                 "data_fingerprint": job.dataset.fingerprint,
                 "scaler": job.scaler.state_dict(),
+                "spikes": job.spikes.state(),
+                "skipped_steps": self._skipped,
+                "compiled": job.compiled,
                 "wandb_id": self.wandb_id,
                 "world_size": job.world.size,
                 "cut_short": asdict(cut_short) if cut_short else None,

@@ -1,7 +1,7 @@
 """Muon: momentum whose update is made orthogonal, for the weight matrices of the blocks.
 
 Keller Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with the coefficients of Polar Express (Amsel et al.
-2025, arXiv 2505.16932) and decoupled weight decay.
+2025, arXiv 2505.16932) and decoupled weight decay, plain or cautious (Liang et al. 2024, arXiv 2411.16085).
 """
 
 from __future__ import annotations
@@ -47,9 +47,14 @@ class Muon(torch.optim.Optimizer):
         momentum: float,
         weight_decay: float,
         compute_dtype: torch.dtype,
+        cautious: bool = False,
     ) -> None:
-        """`compute_dtype` is that of the matrix products; state and weights keep their own."""
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        """`compute_dtype` is that of the matrix products; state and weights keep their own.
+
+        With `cautious`, a weight decays only where the update moves it the same way.
+        """
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "cautious": cautious}
+        super().__init__(parameters, defaults)
         self.compute_dtype = compute_dtype
 
     @torch.no_grad()
@@ -80,6 +85,10 @@ class Muon(torch.optim.Optimizer):
         rows, columns = parameters[0].shape
         updates *= max(1.0, rows / columns) ** 0.5  # equal size of the output whatever the shape
         updates = share_of(updates, like=ahead)
+        decay = group["lr"] * group["weight_decay"]
         for parameter, update in zip(parameters, updates.unbind(), strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            if group["cautious"]:
+                parameter.mul_(1 - decay * (update * parameter > 0))
+            else:
+                parameter.mul_(1 - decay)
             parameter.add_(update, alpha=-group["lr"])

@@ -8,8 +8,9 @@ import torch
 
 from model import Decoder
 from model.device import Precision
-from training.config import OptimizerConfig
+from training.config import OptimizerConfig, RunConfig
 from training.muon import Muon
+from training.schedules import learning_rate_factor, momentum_at
 
 
 def make_optimizers(
@@ -23,10 +24,10 @@ def make_optimizers(
     for name, parameter in model.named_parameters():
         if name == "head.weight":
             head.append(parameter)
-        elif "embedding.weight" in name:
-            embeddings.append(parameter)
+        elif parameter.ndim < 2:
+            scalars.append(parameter)
         else:
-            (matrices if parameter.ndim == 2 else scalars).append(parameter)
+            (embeddings if "embedding" in name else matrices).append(parameter)
 
     def group(parameters: list[Any], lr: float, weight_decay: float) -> dict[str, Any]:
         return {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": weight_decay}
@@ -47,12 +48,20 @@ def make_optimizers(
         return [adamw]
     # Half precision is enough for the direction of an update; a run in fp32 asks for exactness.
     dtype = torch.bfloat16 if precision.name == "bf16" else torch.float32
-    return [Muon([of_matrices], config.lr, config.momentum, config.weight_decay, dtype), adamw]
+    muon = Muon([of_matrices], config.lr, config.momentum, config.weight_decay, dtype, config.cautious_decay)
+    return [muon, adamw]
 
 
-def set_learning_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> float:
-    """Give every group its peak rate times `factor`; returns the rate of the block matrices, for logging."""
+def follow_schedule(config: RunConfig, optimizers: list[torch.optim.Optimizer], fraction: float) -> float:
+    """Set rates and momentum for a step that ends with `fraction` of the budget used.
+
+    Returns the rate of the block matrices, for logging.
+    """
+    factor = learning_rate_factor(config.schedule, fraction)
+    momentum = momentum_at(config.optimizer, fraction)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
+            if "momentum" in group:
+                group["momentum"] = momentum
     return float(optimizers[0].param_groups[0]["lr"])

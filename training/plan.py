@@ -29,9 +29,10 @@ class BatchSplit:
     """tokens_per_step = world * accumulation * micro_batch * context."""
 
     context: int
-    micro_batch: int  # sequences in one forward pass of one process
+    micro_batch: int  # windows of the whole context in one forward pass of one process
     accumulation: int  # forward passes of each process per optimizer step
     world: int  # processes
+    sequence: int  # tokens that see each other: each window is cut into sequences of this length
 
     @property
     def windows_per_step(self) -> int:
@@ -60,7 +61,27 @@ def split_batch(config: RunConfig, world_size: int) -> BatchSplit:
             f"tokens on {world_size} process(es), {unit:,} tokens together; "
             f"nearest legal: --batch.tokens-per-step {' or '.join(legal)}{or_micro}"
         )
-    return BatchSplit(context, micro, accumulation, world_size)
+    return BatchSplit(context, micro, accumulation, world_size, sequence=context)
+
+
+def split_opening(config: RunConfig, main: BatchSplit) -> BatchSplit:
+    """The split of the opening, whose micro-batches are as large as that of `main` or, if its steps are small, smaller.
+
+    Raises:
+        UserError: its tokens per step do not come out even.
+    """
+    wanted = config.opening.tokens_per_step or main.tokens_per_step
+    windows, rest = divmod(wanted, main.context * main.world)  # of one process
+    if rest or windows < 1:
+        unit = main.context * main.world
+        legal = " or ".join(f"{unit * n:,}" for n in (windows, windows + 1) if n)
+        raise UserError(
+            f"opening.tokens_per_step {wanted:,} is not a whole number of windows of {main.context} tokens on "
+            f"{main.world} process(es); nearest legal: --opening.tokens-per-step {legal}"
+        )
+    micro = next(size for size in range(main.micro_batch, 0, -1) if windows % size == 0)
+    sequence = config.opening.context_length or main.context
+    return BatchSplit(main.context, micro, windows // micro, main.world, sequence)
 
 
 def check_data(config: RunConfig, dataset: Dataset) -> None:

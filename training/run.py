@@ -16,17 +16,21 @@ from data_pipeline.shards import Dataset
 from data_pipeline.tokenizer import Tokenizer
 from model import Decoder
 from model.device import Precision, choose_device, choose_precision
+from training.averaging import WeightAverage
 from training.batches import Batches
 from training.checkpoints import load_checkpoint, newest_whole, restore_random_state
+from training.compilation import set_up_compilation
 from training.config import RunConfig
 from training.console import ProgressDisplay
 from training.distribution import World, distribute, process_group, world_from_environment
+from training.hardware import peak_flops
 from training.job import Job
 from training.journal import Journal, StopRequest
 from training.loop import train
 from training.optimizers import make_optimizers
-from training.plan import BatchSplit, check_data, print_plan, split_batch
+from training.plan import BatchSplit, check_data, print_plan, split_batch, split_opening
 from training.schedules import Progress, check_budget, fraction_used
+from training.spikes import SpikeGuard
 from training.tracking import Tracker
 
 # What a resumed run may not change, because the part already trained would mean something else.
@@ -47,6 +51,7 @@ def run_training(config: RunConfig, dry_run: bool = False) -> None:
     console = Console(stderr=True, quiet=not world.is_main, markup=False, highlight=False)
     check_budget(config.budget)
     split = split_batch(config, world.size)
+    split_opening(config, split)  # for its errors, before anything is loaded
     if world.is_main:
         print_plan(config, split, device, precision, console)
     if dry_run:
@@ -62,6 +67,7 @@ def run_training(config: RunConfig, dry_run: bool = False) -> None:
             return
         if world.is_main:
             prepare_directory(job)
+        job.compiled = set_up_compilation(job, state.get("compiled"), console)
         record(job, state, console)
         if world.is_main:
             say_what_next(run, job.progress, console)
@@ -87,6 +93,7 @@ def make_job(
     model = Decoder(config.model).to(device)
     network = distribute(model, config.distribution.strategy, world, device, precision)
     optimizers = make_optimizers(model, config.optimizer, device, precision)
+    model.activation_checkpointing = config.activation_checkpointing
     torch.manual_seed(config.seed + 1 + world.rank)  # different on each: dropout masks should differ
     return Job(
         config=config,
@@ -99,10 +106,15 @@ def make_job(
         tokenizer=tokenizer,
         batches=Batches(dataset.split("train"), config.model.context_length, config.seed),
         split=split,
+        opening=split_opening(config, split),
+        spikes=SpikeGuard(config.optimizer.skip_spikes),
+        average=WeightAverage(model, config.optimizer.ema) if config.optimizer.ema else None,
         progress=Progress(),
         world=world,
         device=device,
         precision=precision,
+        flops_per_token=model.flops_per_token(),
+        peak_flops=peak_flops(device, precision),
     )
 
 
@@ -130,7 +142,8 @@ def resume(job: Job, console: Console) -> dict[str, Any]:
             f"{job.dataset.directory} has changed since {checkpoint.path} was written; restore the data, or start a "
             "new run with --name"
         )
-    state = load_checkpoint(checkpoint, job.model, job.optimizers)
+    state = load_checkpoint(checkpoint, job.model, job.optimizers, job.average)
+    job.spikes.restore(state["spikes"])
     if job.scaler.is_enabled() and state["scaler"]:
         job.scaler.load_state_dict(state["scaler"])
     job.progress = Progress(**{key: state[key] for key in Progress().to_dict()})

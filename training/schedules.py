@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from common.errors import UserError
-from training.config import BudgetConfig, ScheduleConfig
+from training.config import BudgetConfig, OptimizerConfig, ScheduleConfig
 
 
 @dataclass
@@ -54,3 +54,9 @@ def learning_rate_factor(schedule: ScheduleConfig, fraction: float) -> float:
         return schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * position))
     left = (1 - fraction) / max(1e-9, schedule.cooldown)
     return min(1.0, schedule.final + (1 - schedule.final) * left)
+
+
+def momentum_at(optimizer: OptimizerConfig, fraction: float) -> float:
+    """Muon's momentum when `fraction` of the budget is used: a linear rise, then constant."""
+    position = min(1.0, fraction / optimizer.momentum_warmup) if optimizer.momentum_warmup else 1.0
+    return optimizer.momentum_start + (optimizer.momentum - optimizer.momentum_start) * position

@@ -1,0 +1,136 @@
+"""Whether to compile the blocks: decided by a measurement at the start of a run, and kept when it is resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+
+import torch
+from rich.console import Console
+
+from training.distribution import is_sharded, without_exchange
+from training.job import Job
+from training.schedules import fraction_used
+
+SHORTEST_RUN = 600.0  # seconds: compiling takes up to a minute and saves about a tenth
+SMALLEST_GAIN = 1.03
+
+
+def set_up_compilation(job: Job, decided: bool | None, console: Console) -> bool:
+    """Compile the blocks of `job.model` or leave them; returns which, after saying why in one line.
+
+    Args:
+        decided: what the run did before it was interrupted, if it was: its numbers must not change.
+    """
+    setting = job.config.compile
+    if decided is not None:
+        if decided:
+            compile_blocks(job)
+        return decided
+    reason = reason_against(job)
+    if setting == "off" or reason:
+        if setting == "on":
+            console.print(f"compile: off, {reason}", soft_wrap=True)
+        return False
+    try:
+        return try_compiling(job, console)
+    except Exception as error:
+        undo(job)
+        first_line = (str(error).splitlines() or [""])[0]
+        console.print(f"compile: off, it failed ({type(error).__name__}: {first_line})", soft_wrap=True)
+        return False
+
+
+def reason_against(job: Job) -> str:
+    """Why this run cannot, or with "auto" should not, be compiled; empty when nothing speaks against trying."""
+    if is_sharded(job.model):
+        return "FSDP gathers weights inside the blocks"
+    if job.device.type == "mps":
+        return "not supported on this device"
+    if job.device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+        return "there is no C++ compiler (g++) here"
+    return ""
+
+
+def try_compiling(job: Job, console: Console) -> bool:
+    """Compile, and with "auto" go back when a pass has not become faster, or the run is too short to repay it."""
+    automatic = job.config.compile == "auto"
+    with scratch_pass(job):
+        eager = time_pass(job)
+        if automatic and seconds_left(job, eager) < SHORTEST_RUN:
+            return False
+        started = time.monotonic()
+        compile_blocks(job)
+        compiled = time_pass(job)
+        spent = time.monotonic() - started
+    gain = eager / compiled
+    keep = not automatic or gain >= SMALLEST_GAIN
+    if not keep:
+        undo(job)
+    console.print(f"compile: {'on' if keep else 'off'}, a pass is {gain:.2f}x as fast; it took {spent:.0f} s")
+    return keep
+
+
+def compile_blocks(job: Job) -> None:
+    """All blocks have one code, so it is compiled once; weights keep their names."""
+    for block in job.model.blocks:
+        block.compile(dynamic=False)
+
+
+def undo(job: Job) -> None:
+    for block in job.model.blocks:
+        block._compiled_call_impl = None
+
+
+@contextlib.contextmanager
+def scratch_pass(job: Job) -> Iterator[None]:
+    """Whatever runs within leaves no gradients and no trace in the random state."""
+    devices = [job.device] if job.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for parameter in job.model.parameters():
+            parameter.grad = None
+
+
+def time_pass(job: Job) -> float:
+    """Seconds of a forward and backward pass of one micro-batch, the better of two after one that warms up.
+
+    The mean over all processes, so that all decide alike.
+    """
+    split = job.current_split()
+    inputs, targets = job.batches.micro_batch(0, split.micro_batch, split.sequence)
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        with without_exchange(job.network), job.precision.autocast(job.device):
+            loss = job.network(inputs.to(job.device), targets.to(job.device))
+        with without_exchange(job.network):
+            (loss / targets.numel()).backward()
+        if job.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.monotonic() - started)
+    (total,) = job.world.sum([min(times[1:])], job.device)
+    return total / job.world.size
+
+
+def seconds_left(job: Job, seconds_of_pass: float) -> float:
+    """How long the rest of the run takes at that speed, roughly."""
+    budget, split = job.config.budget, job.split
+    step = seconds_of_pass * split.accumulation
+    left = 1 - fraction_used(budget, job.progress)
+    lengths = {
+        "steps": (budget.steps or 0) * step,
+        "tokens": (budget.tokens or 0) / split.tokens_per_step * step,
+        "minutes": (budget.minutes or 0) * 60,
+    }
+    return left * min(length for length in lengths.values() if length)
+
+
+def uncompiled() -> contextlib.AbstractContextManager[None]:
+    """Within, compiled blocks run as they were written: for sampling, whose shapes never repeat."""
+    return torch.compiler.set_stance("force_eager")

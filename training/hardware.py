@@ -1,0 +1,45 @@
+"""How fast a device can multiply at best, for the share of it that training uses."""
+
+from __future__ import annotations
+
+import torch
+
+from model.device import Precision
+
+# Dense matrix products, TFLOP/s in bf16 or fp16 with fp32 sums, from the makers' data sheets; the longest name that
+# occurs in the device's own name counts. V100, T4 and the like have no bf16.
+PEAK_TFLOPS = {
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "GH200": 989.0,
+    "B200": 2250.0,
+    "A100": 312.0,
+    "A800": 312.0,
+    "A40": 149.7,
+    "A30": 165.0,
+    "A10G": 70.0,
+    "A10": 125.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "T4": 65.0,
+    "V100": 125.0,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.0,
+}
+
+
+def peak_flops(device: torch.device, precision: Precision) -> float | None:
+    """FLOP/s that `device` can reach in `precision`; None where the table does not say."""
+    if device.type != "cuda" or precision.name == "fp32":
+        return None
+    return peak_of(torch.cuda.get_device_name(device))
+
+
+def peak_of(device_name: str) -> float | None:
+    """FLOP/s in half precision of a device of that name, or None for one that is not in the table."""
+    words = device_name.replace("-", " ").split()
+    matches = [name for name in PEAK_TFLOPS if all(word in words for word in name.split())]
+    return PEAK_TFLOPS[max(matches, key=len)] * 1e12 if matches else None
