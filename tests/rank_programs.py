@@ -168,21 +168,18 @@ def nan_on_one_rank(argv: list[str]) -> None:
 
 
 def overflow_on_one_rank(argv: list[str]) -> None:
-    """In the third step the last process alone has an activation that overflows; every process says its scales."""
+    """In the third step a gradient overflows that the last process alone holds; every process says its scales."""
     scales = []
-    overflowing = False
 
-    def poison(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        return output * torch.inf if overflowing else output
-
-    def event(job: Job) -> None:
-        nonlocal overflowing
+    def overflowing(job: Job, network: nn.Module) -> tuple[float, int]:
         scales.append(job.scaler.get_scale())
-        if job.progress.step == 0 and RANK == WORLD - 1:
-            job.model.blocks[-1].register_forward_hook(poison)
-        overflowing = job.progress.step == 2
+        result = accumulate_gradients(job, network)
+        if RANK == WORLD - 1 and job.progress.step == 2:
+            assert job.model.embedding.weight.grad is not None
+            local(job.model.embedding.weight.grad)[0, 0] = torch.inf
+        return result
 
-    before_gradients(event)
+    training.loop.accumulate_gradients = overflowing
     train.main(argv)
     leave(scales=scales)
 

@@ -235,9 +235,12 @@ def test_validation_of_an_odd_number_of_windows(project: Path) -> None:
 
 
 def test_bf16_is_the_same_sharded(project: Path) -> None:
-    """Also norm gains, offsets and biases."""
-    layer_norm = ("--model.norm", "layer", "--model.norm-gain", "--model.bias", "--model.position", "learned")
-    arguments = (*EXACT, *EIGHT, *layer_norm, "--precision", "bf16")
+    """Also norm gains, offsets and biases. Large weights make any other rounding show: a residual stream, an embedding
+    or a sum over processes in bf16 changes these losses by 0.004 and more."""
+    gpt = ("--model.norm", "layer", "--model.norm-gain", "--model.bias", "--model.position", "learned")
+    large = ("--model.no-embedding-norm", "--model.embedding-std", "1", "--model.init-std", "0.3")
+    four = ("--budget.steps", "4", "--precision", "bf16", "--model.no-zero-init-projections")
+    arguments = (*EXACT, *gpt, *large, *four)
     run_train(project, *arguments)
     one = set_aside(project, "one")
     run_train(project, *arguments, *spread("fsdp"), processes=2)
@@ -245,4 +248,4 @@ def test_bf16_is_the_same_sharded(project: Path) -> None:
     assert all(value.dtype == torch.float32 for value in tensors(two).values())
     rows = [[row["train/loss"] for row in read_metrics(run)] for run in (one, two)]
     assert rows[1][-1] < rows[1][0] - 0.2
-    assert rows[0] == pytest.approx(rows[1], abs=1e-3)
+    assert rows[0] == pytest.approx(rows[1], abs=3e-4)
