@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from tiny import PROJECT, environment, losses, read_metrics, run_train
 
 from common.runs import Run
 from model import Decoder, ModelConfig
+from model.device import Precision
+from training.config import BatchConfig, DistributionConfig, RunConfig
+from training.plan import estimate_memory, split_batch
 
 STRATEGIES = ("ddp", "fsdp")
 # Three layers and 45 hidden units: rows that two processes cannot share evenly.
@@ -249,3 +253,22 @@ def test_bf16_is_the_same_sharded(project: Path) -> None:
     rows = [[row["train/loss"] for row in read_metrics(run)] for run in (one, two)]
     assert rows[1][-1] < rows[1][0] - 0.2
     assert rows[0] == pytest.approx(rows[1], abs=3e-4)
+
+
+def test_the_plan_says_what_a_share_takes() -> None:
+    config = RunConfig(model=ModelConfig(), batch=BatchConfig(tokens_per_step=65_536))
+    sharded = replace(config, distribution=DistributionConfig(strategy="fsdp"))
+    precision, parameters = Precision("bf16", "test"), 50_000_000
+
+    def saved(processes: int) -> int:
+        split = split_batch(config, processes)
+        whole, share = (estimate_memory(c, parameters, split, precision) for c in (config, sharded))
+        return whole - share
+
+    assert saved(1) == 0
+    assert saved(2) == parameters * (16 - 8 - 4)  # four micro-batches, whose gradients are kept whole
+    assert saved(8) == parameters * (16 - 2)
+
+
+def test_the_slurm_script_parses() -> None:
+    subprocess.run(["bash", "-n", str(PROJECT / "docs" / "train.slurm")], check=True)
