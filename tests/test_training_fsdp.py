@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from tiny import PROJECT, environment, losses, read_metrics, run_train
 
 from common.runs import Run
 from model import Decoder, ModelConfig
+from model.device import Precision
+from training.config import BatchConfig, DistributionConfig, RunConfig
+from training.plan import estimate_memory, split_batch
 
 STRATEGIES = ("ddp", "fsdp")
 # Three layers and 45 hidden units: rows that two processes cannot share evenly.
@@ -151,6 +155,7 @@ def test_sigterm_to_one_process_stops_all(project: Path, strategy: str) -> None:
     """In a step, and then in a validation, which is not waited for but made up when the run is resumed."""
     one_window = ("--batch.micro-batch-size", "1", "--batch.tokens-per-step", "64")
     arguments = ("--budget.steps", "12", "--validation.every", "9", *one_window, *spread(strategy))
+    arguments = (*arguments, "--checkpoint.every", "100")
     stderr = run_program(project, "sigterm", *arguments)
     assert "stopped as asked after step 6" in stderr and "stopped as asked after step 9" in stderr
     for said in seen(project):
@@ -196,13 +201,13 @@ def test_fp16_overflow_on_one_process_skips_the_step_on_all(project: Path) -> No
 
 
 def test_gradients_are_exchanged_once_a_step(project: Path) -> None:
-    """Three steps of eight micro-batches on each process."""
-    run_program(project, "count_exchanges", "--budget.steps", "3", "--batch.micro-batch-size", "1")
+    """Two steps of two micro-batches on each process."""
+    run_program(project, "count_exchanges", "--budget.steps", "2")
     for said in seen(project):
         all_reduces, buckets, reduce_scatters = said["ddp"]
-        assert buckets and all_reduces == 3 * buckets and not reduce_scatters
+        assert buckets and all_reduces == 2 * buckets and not reduce_scatters
         groups = 2 + 1  # the blocks, and the rest of the model
-        assert said["fsdp"] == [0, 0, 3 * groups]
+        assert said["fsdp"] == [0, 0, 2 * groups]
 
 
 def test_uneven_batches_give_the_gradients_of_one_process(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,9 +239,12 @@ def test_validation_of_an_odd_number_of_windows(project: Path) -> None:
 
 
 def test_bf16_is_the_same_sharded(project: Path) -> None:
-    """Also norm gains, offsets and biases."""
-    layer_norm = ("--model.norm", "layer", "--model.norm-gain", "--model.bias", "--model.position", "learned")
-    arguments = (*EXACT, *EIGHT, *layer_norm, "--precision", "bf16")
+    """Also norm gains, offsets and biases. Large weights make any other rounding show: a residual stream, an embedding
+    or a sum over processes in bf16 changes these losses by 0.004 and more."""
+    gpt = ("--model.norm", "layer", "--model.norm-gain", "--model.bias", "--model.position", "learned")
+    large = ("--model.no-embedding-norm", "--model.embedding-std", "1", "--model.init-std", "0.3")
+    four = ("--budget.steps", "4", "--precision", "bf16", "--model.no-zero-init-projections")
+    arguments = (*EXACT, *gpt, *large, *four)
     run_train(project, *arguments)
     one = set_aside(project, "one")
     run_train(project, *arguments, *spread("fsdp"), processes=2)
@@ -244,5 +252,23 @@ def test_bf16_is_the_same_sharded(project: Path) -> None:
     assert all(value.dtype == torch.float32 for value in tensors(two).values())
     rows = [[row["train/loss"] for row in read_metrics(run)] for run in (one, two)]
     assert rows[1][-1] < rows[1][0] - 0.2
-    print([abs(a - b) for a, b in zip(*rows, strict=True)])
-    assert rows[0] == pytest.approx(rows[1], abs=1e-3)
+    assert rows[0] == pytest.approx(rows[1], abs=3e-4)
+
+
+def test_the_plan_says_what_a_share_takes() -> None:
+    config = RunConfig(model=ModelConfig(), batch=BatchConfig(tokens_per_step=65_536))
+    sharded = replace(config, distribution=DistributionConfig(strategy="fsdp"))
+    precision, parameters = Precision("bf16", "test"), 50_000_000
+
+    def saved(processes: int) -> int:
+        split = split_batch(config, processes)
+        whole, share = (estimate_memory(c, parameters, split, precision) for c in (config, sharded))
+        return whole - share
+
+    assert saved(1) == 0
+    assert saved(2) == parameters * (16 - 8 - 4)  # four micro-batches, whose gradients are kept whole
+    assert saved(8) == parameters * (16 - 2)
+
+
+def test_the_slurm_script_parses() -> None:
+    subprocess.run(["bash", "-n", str(PROJECT / "docs" / "train.slurm")], check=True)

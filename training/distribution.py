@@ -104,6 +104,8 @@ def distribute(
     if world.size == 1:
         return model
     if strategy == "ddp":
+        # Its new name, which the warning is about, is not in the oldest PyTorch that is supported.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated")
         return DistributedDataParallel(model, broadcast_buffers=False)
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--distribution.strategy fsdp cannot run on {device.type}; use ddp, or --device cpu")
@@ -178,7 +180,7 @@ def share_of(tensor: Tensor, like: Tensor | None) -> Tensor:
     if not isinstance(like, DTensor):
         return tensor
     everywhere = DTensor.from_local(tensor.to(like.device), like.device_mesh, [Replicate()], run_check=False)
-    return everywhere.redistribute(placements=like.placements).clone()  # cloned: a share keeps no whole tensor alive
+    return everywhere.redistribute(placements=like.placements)
 
 
 @contextmanager

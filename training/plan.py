@@ -13,7 +13,6 @@ from common.errors import UserError
 from common.runs import RUNS_ROOT
 from data_pipeline.shards import Dataset
 from model import Decoder
-from model.config import ModelConfig
 from model.device import Precision
 from training.config import RunConfig
 from training.schedules import check_budget
@@ -104,13 +103,14 @@ def print_plan(
     parameters, flops = model.parameter_count(), model.flops_per_token()
     table = Table(show_header=False, title=f"run {config.name}", title_justify="left")
     rows = {
-        "device": f"{describe_device(device)}, {split.world} process(es)",
+        "device": f"{describe_device(device)}, {split.world} process(es)"
+        + (f", {config.distribution.strategy}" if split.world > 1 else ""),
         "precision": f"{precision.name}: {precision.reason}",
         "parameters": f"{parameters:,} ({parameters - model.embedding.weight.numel():,} without the embedding)",
         "FLOPs per token": f"{flops:,}",
         "tokens per step": f"{split.tokens_per_step:,} = {split.world} process(es) x {split.accumulation} accumulation "
         f"x {split.micro_batch} sequences x {split.context} tokens",
-        "memory": f"about {estimate_memory(config.model, parameters, split, precision) / 2**30:.1f} GiB a process",
+        "memory": f"about {estimate_memory(config, parameters, split, precision) / 2**30:.1f} GiB a process",
         "budget": describe_budget(config),
         "time": estimate_time(config, flops, split, device, precision),
         "data": describe_data(config),
@@ -147,17 +147,23 @@ def describe_data(config: RunConfig) -> str:
     return f"{dataset.directory}: " + ", ".join(f"{tokens:,} tokens {name}" for name, tokens in counts.items())
 
 
-def estimate_memory(config: ModelConfig, parameters: int, split: BatchSplit, precision: Precision) -> int:
+def estimate_memory(run_config: RunConfig, parameters: int, split: BatchSplit, precision: Precision) -> int:
     """Bytes of one process: weights, gradients and optimizer state in fp32, and what backward needs of a micro-batch.
+
+    FSDP divides the first three, but gradients that accumulate over micro-batches are whole.
 
     Within about a quarter of the peak that the quickstart reaches on the CPU, in bf16 and fp32.
     """
+    config = run_config.model
     width = 4 if precision.name == "fp32" else 2  # bytes of a saved matrix input
     tokens = split.micro_batch * split.context
     # A block saves its fp32 stream and norms, the attention inputs and outputs, and the feed-forward hidden layer.
     per_block = config.width * (16 + 10 * width) + config.mlp_size * 3 * width
     logits = config.vocab_size * 22  # several fp32 copies live at once around the loss
-    return PROCESS_BYTES + parameters * 16 + tokens * (config.layers * per_block + logits)
+    kept = parameters * 16
+    if run_config.distribution.strategy == "fsdp":
+        kept = kept // split.world + (parameters * 4 if split.world > 1 and split.accumulation > 1 else 0)
+    return PROCESS_BYTES + kept + tokens * (config.layers * per_block + logits)
 
 
 def estimate_time(
