@@ -101,6 +101,14 @@ class Run:
         return self.path / "report.html"
 
     @property
+    def wandb(self) -> Path:
+        return self.path / "wandb"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
     def checkpoint_root(self) -> Path:
         return self.path / "checkpoints"
 

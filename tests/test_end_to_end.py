@@ -20,6 +20,7 @@ import data_pipeline.__main__
 import evaluation.__main__
 import sample
 import train
+import training.dashboard
 from common.cli import parse_command, run_command
 from common.runs import Run
 from data_pipeline.config import DataConfig
@@ -104,8 +105,11 @@ def test_readme_commands_can_be_typed() -> None:
             elif words[:3] == ["python", "-m", "evaluation"]:
                 tyro.cli(evaluation.__main__.EvaluationCommand, args=words[3:])
                 seen.add("evaluation")
+            elif words[:3] == ["python", "-m", "training.dashboard"]:
+                tyro.cli(training.dashboard.DashboardCommand, args=words[3:])
+                seen.add("dashboard")
             else:
                 pytest.fail(f"no check for {words}")
     finally:
         os.chdir(before)
-    assert seen == {"train", "sample", "data_pipeline", "evaluation"}
+    assert seen == {"train", "sample", "data_pipeline", "evaluation", "dashboard"}

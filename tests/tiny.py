@@ -7,8 +7,11 @@ import io
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +160,30 @@ def run_here(directory: Path, *arguments: str, expect: int = 0) -> Result:
         os.chdir(before)
     assert ended.value.code == expect, stdout.getvalue() + stderr.getvalue()
     return Result(stdout.getvalue(), stderr.getvalue())
+
+
+def kill_when(due: Callable[[Path], bool], project: Path, *arguments: str, pause: float = 0, **extra: str) -> None:
+    """Train until `due` is true of the run's directory, then SIGKILL, after a `pause` of so many seconds if asked."""
+    process = subprocess.Popen(
+        train_command(*arguments), cwd=project, env=environment(**extra), stderr=subprocess.DEVNULL
+    )
+    while not due(project / "runs" / "tiny"):
+        assert process.poll() is None
+        time.sleep(0.005)
+    if pause:
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(pause)
+    process.kill()
+    process.wait()
+
+
+def has_logged(lines: int) -> Callable[[Path], bool]:
+    """Whether metrics.jsonl of a run's directory has at least so many lines."""
+
+    def due(run: Path) -> bool:
+        return (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_bytes().count(b"\n") >= lines
+
+    return due
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

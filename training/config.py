@@ -154,6 +154,16 @@ class TrackingConfig:
     """Weights & Biases: "auto" is online when an API key is set up, offline when not."""
     wandb_project: str = "mini-gpt"
     """Project that runs appear in."""
+    wandb_group: str | None = None
+    """W&B group that the run belongs to, such as the experiment it is one of."""
+    wandb_tags: tuple[str, ...] = ()
+    """W&B tags of the run."""
+    artifacts: Literal["none", "best", "all"] = "none"
+    """Which checkpoints become W&B artifacts, aliased "best" and "latest"; each is copied and uploaded whole."""
+    histograms_every: int | None = None
+    """Steps between histograms of all weights and gradients, which are logged steps then; unset takes none."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard beside everything else."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +206,7 @@ class RunConfig:
             "tracking.log_every": self.tracking.log_every,
             "opening.tokens_per_step": self.opening.tokens_per_step,
             "opening.context_length": self.opening.context_length,
+            "tracking.histograms_every": self.tracking.histograms_every,
         }
         for field_name, number in at_least_one.items():
             if number is not None and number < 1:

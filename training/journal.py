@@ -15,6 +15,7 @@ from training.compilation import uncompiled
 from training.console import ProgressDisplay
 from training.diagnosis import TrainingDiverged
 from training.distribution import in_lockstep, is_sharded
+from training.histograms import Histogram, HistogramRecorder
 from training.job import Job
 from training.schedules import fraction_used
 from training.tracking import Tracker
@@ -58,12 +59,13 @@ class Journal:
         self,
         tracker: Tracker | None,
         display: ProgressDisplay | None,
+        histograms: HistogramRecorder | None,
         stop: StopRequest,
         state: dict[str, Any],
         seconds: float,
     ) -> None:
         """`state` is that of the checkpoint the run resumes from, or empty; `seconds` its training time."""
-        self.tracker, self.display, self.stop = tracker, display, stop
+        self.tracker, self.display, self.histograms, self.stop = tracker, display, histograms, stop
         self.best_loss: float | None = state.get("best_val_loss")
         self.wandb_id = tracker.wandb_id if tracker else None
         self._cut_short: dict[str, Any] | None = state.get("cut_short")
@@ -102,14 +104,16 @@ class Journal:
         improved = result is not None and (self.best_loss is None or result.loss < self.best_loss)
         if result is not None and improved:
             self.best_loss = result.loss
-        if not cut_short and (result is not None or number == 1 or number % config.tracking.log_every == 0):
-            self._log(job, step, result)
+        histograms = self.histograms.take() if self.histograms else {}
+        logged = result is not None or number == 1 or number % config.tracking.log_every == 0 or bool(histograms)
+        if logged and not cut_short:
+            self._log(job, step, result, histograms)
         every, minutes = config.checkpoint.every, config.checkpoint.minutes
         on_step = every is not None and number % every == 0
         on_time = minutes is not None and job.progress.seconds - self._saved_at >= 60 * minutes
         stopping = stopping or cut_short
         if finished or stopping or improved or on_step or on_time:
-            self._save(job, result, step if cut_short else None)
+            self._save(job, result, step if cut_short else None, improved)
         if stopping and self.display:
             self.display.note(f"stopped as asked after step {number}; the same command goes on from there")
         return stopping
@@ -125,7 +129,7 @@ class Journal:
         """Within, the model has the weights that it is to be judged by."""
         return job.average.in_place_of_weights(job.model) if job.average else nullcontext()
 
-    def _log(self, job: Job, step: Step, result: ValidationResult | None) -> None:
+    def _log(self, job: Job, step: Step, result: ValidationResult | None, histograms: dict[str, Histogram]) -> None:
         steps, self._since_logged = self._since_logged, []
         tokens_per_second = sum(step.tokens for step in steps) / sum(step.seconds for step in steps)
         row: dict[str, Any] = {
@@ -146,7 +150,7 @@ class Journal:
         sampling = result is not None and (self.tracker or is_sharded(job.model))
         samples = self._samples(job) if sampling else []
         if self.tracker:
-            self.tracker.log(row, samples)
+            self.tracker.log(row, samples, histograms)
         if self.display:
             fraction = fraction_used(job.config.budget, job.progress)
             self.display.update(row, fraction, job.progress.seconds * (1 - fraction) / fraction)
@@ -168,7 +172,7 @@ class Journal:
             )
         return rows
 
-    def _save(self, job: Job, result: ValidationResult | None, cut_short: Step | None) -> None:
+    def _save(self, job: Job, result: ValidationResult | None, cut_short: Step | None, improved: bool) -> None:
         self._saved_at = job.progress.seconds
         random_states = job.world.gather(capture_random_state(job.device))
         snapshot = take_snapshot(job.model, job.optimizers, job.average, keep=job.world.is_main)
@@ -188,6 +192,7 @@ class Journal:
                 "world_size": job.world.size,
                 "cut_short": asdict(cut_short) if cut_short else None,
             }
-            save_checkpoint(job.run, snapshot, state, random_states)
+            checkpoint = save_checkpoint(job.run, snapshot, state, random_states)
+            self.tracker.add_checkpoint(checkpoint, best=improved)
             prune(job.run, job.config.checkpoint.keep)
         job.world.barrier()

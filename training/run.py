@@ -24,6 +24,7 @@ from training.config import RunConfig
 from training.console import ProgressDisplay
 from training.distribution import World, distribute, process_group, world_from_environment
 from training.hardware import peak_flops
+from training.histograms import HistogramRecorder
 from training.job import Job
 from training.journal import Journal, StopRequest
 from training.loop import train
@@ -207,12 +208,15 @@ def record(job: Job, state: dict[str, Any], console: Console) -> None:
             stack.callback(stop.close)
             tracker = display = None
             if job.world.is_main:
-                wandb_id = state.get("wandb_id")
-                tracker = Tracker(job.run, job.config, to_dict(job.config), job.progress.step, wandb_id)
+                tracker = Tracker(job, state.get("wandb_id"))
                 stack.push(tracker.close)
                 display = ProgressDisplay(console)
                 stack.callback(display.close)
-            train(job, Journal(tracker, display, stop, state, job.progress.seconds))
+            histograms = None
+            if job.config.tracking.histograms_every is not None:
+                histograms = HistogramRecorder(job, job.config.tracking.histograms_every)
+                stack.callback(histograms.close)
+            train(job, Journal(tracker, display, histograms, stop, state, job.progress.seconds))
     except OSError as error:
         raise UserError(
             f"cannot write to {job.run.path}: {error}; make room, then run the same command again to go on"
