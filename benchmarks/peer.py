@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,12 +66,12 @@ class Peer:
         self.lr = lr
         self.network: Callable[[Tensor, Tensor], Any] = torch.compile(self.model) if compiled else self.model
 
-    def step(self, micro_batches: list[tuple[Tensor, Tensor]]) -> float:
+    def step(self, micro_batches: Iterable[tuple[Tensor, Tensor]], accumulation: int) -> float:
         """One optimizer step over micro-batches of (inputs, targets), each (batch, time); returns the mean loss."""
         total = 0.0
         for inputs, targets in micro_batches:
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = self.network(inputs, targets)[1] / len(micro_batches)
+                loss = self.network(inputs, targets)[1] / accumulation
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRAD_CLIP)

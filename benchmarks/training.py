@@ -1,138 +1,123 @@
-"""Speed of training steps: python -m benchmarks.training [--config FILE] [--rounds N] [--json FILE]."""
+"""Speed and memory of training steps: python -m benchmarks.training [CONFIG] [--field value ...] [options].
 
-from common.threads import bind_threads, keep_freed_memory
+Each variant runs in a process of its own and takes its steps in turn with the others.
+"""
 
-bind_threads()
+from __future__ import annotations
 
-import ctypes  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable, Sequence  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import tyro  # noqa: E402
+import tyro
 
-from benchmarks.table import Measurement, alternate, report  # noqa: E402
-from common.cli import load_config, run_command  # noqa: E402
-from common.threads import M_MMAP_MAX, M_TRIM_THRESHOLD  # noqa: E402
-from data_pipeline.shards import Shard, TokenStream  # noqa: E402
-from model import Decoder  # noqa: E402
-from model.device import Precision, choose_device, choose_precision  # noqa: E402
-from training.batches import Batches  # noqa: E402
-from training.config import RunConfig  # noqa: E402
-from training.optimizers import follow_schedule, make_optimizers  # noqa: E402
-from training.plan import measure_matmul, split_batch  # noqa: E402
+from benchmarks.table import Measurement, alternate, report
+from benchmarks.worker import Variant
+from common.cli import parse_command, run_command
+from common.errors import UserError
+from model.device import choose_device, choose_precision
+from training.config import RunConfig
+
+Aspect = Literal["precision", "allocator", "checkpointing", "compile", "processes"]
 
 
 @dataclass(frozen=True)
 class BenchmarkCommand:
-    """Measure training steps of a config on random tokens, its variants in alternation."""
+    """Measure training steps of CONFIG on random tokens, beside variants of it in alternation."""
 
-    config: str = "configs/quickstart.py"
-    """Run config to measure."""
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    vary: tuple[Aspect, ...] = ("precision", "allocator", "checkpointing")
+    """What to vary: number format, freed memory given back, activation checkpointing, torch.compile, processes."""
+    peer: str | None = None
+    """A nanoGPT checkout, to measure its model of the same shape beside ours, eager and compiled."""
     rounds: int = 5
     """Rounds after one that warms up."""
     json: str | None = None
     """Also write the figures to this file."""
 
 
-class Stepper:
-    """Training steps on a file of random tokens, with the time of each phase."""
+class Worker:
+    """A running `benchmarks.worker`."""
 
-    def __init__(self, config: RunConfig, precision: Precision, directory: Path) -> None:
-        self.precision, self.device = precision, choose_device(config.device)
-        self.split = split_batch(config, world_size=1)
-        path = directory / "random.bin"
-        tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, 5_000_000)
-        tokens.astype("<u2").tofile(path)
-        self.batches = Batches(TokenStream([Shard(path, len(tokens))], np.dtype("<u2")), self.split.context, 0)
-        torch.manual_seed(0)
-        self.model = Decoder(config.model).to(self.device)
-        self.optimizers = make_optimizers(self.model, config.optimizer, self.device, precision)
-        follow_schedule(config, self.optimizers, 0.3)
-        self.windows = 0
+    def __init__(self, variant: Variant) -> None:
+        command = [sys.executable, "-m", "benchmarks.worker", variant.to_json()]
+        if variant.processes > 1:
+            command[1:2] = [
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node",
+                str(variant.processes),
+                "-m",
+            ]
+        environment = dict(os.environ)
+        if variant.processes > 1:  # share the cores, as one process has them
+            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // variant.processes))
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
 
-    def step(self) -> Measurement:
-        clock = Clock(self.device)
-        for _ in range(self.split.accumulation):
-            inputs, targets = self.batches.micro_batch(self.windows, self.split.micro_batch, self.split.context)
-            self.windows += self.split.micro_batch
-            clock.lap("load")
-            with self.precision.autocast(self.device):
-                loss = self.model(inputs.to(self.device), targets.to(self.device)) / self.split.tokens_per_step
-            clock.lap("forward")
-            loss.backward()
-            clock.lap("backward")
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        clock.lap("update")
-        seconds = sum(clock.laps.values())
-        speed = self.split.tokens_per_step / seconds
-        shares = {f"{name} %": 100 * spent / seconds for name, spent in clock.laps.items()}
-        return {"tokens/s": speed, "GFLOP/s": speed * self.model.flops_per_token() / 1e9, **shares}
+    def __call__(self) -> Measurement:
+        """Take one step. Raises UserError when the worker has died."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write("step\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # its output ends, which is said below
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return dict(json.loads(line))
+        raise UserError(f"a benchmark process ended with status {self.process.wait()}; its error is above")
 
-
-class Clock:
-    """Seconds spent in each named phase."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.laps = device, dict.fromkeys(("load", "forward", "backward", "update"), 0.0)
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        synchronize(self.device)
-        now = time.perf_counter()
-        self.laps[name] += now - self._last
-        self._last = now
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was asked."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def return_freed_memory() -> None:
-    """Undo `keep_freed_memory`: glibc's own defaults, fixed."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).mallopt(M_MMAP_MAX, 65_536)
-        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 128 * 1024)
+def variants_of(command: BenchmarkCommand) -> dict[str, Variant]:
+    """What to measure, the first being what the others are compared with."""
+    config = replace(command.config, compile="off")
+    device = choose_device(config.device)
+    precision = choose_precision(device, config.precision).name
+    variants = {f"{precision}": Variant(config)}
+    if "compile" in command.vary:
+        variants[f"{precision}, compiled"] = Variant(replace(config, compile="on"))
+    if "allocator" in command.vary and device.type == "cpu":
+        variants[f"{precision}, freed memory returned"] = Variant(config, keep_freed=False)
+    if "checkpointing" in command.vary:
+        for kind in ("selective", "full"):
+            variants[f"{precision}, {kind} checkpointing"] = Variant(replace(config, activation_checkpointing=kind))
+    if "precision" in command.vary and precision != "fp32":
+        variants["fp32"] = Variant(replace(config, precision="fp32"))
+    if "processes" in command.vary:
+        variants[f"{precision}, 2 processes (DDP)"] = Variant(config, processes=2)
+    if command.peer:
+        variants["nanoGPT"] = Variant(config, peer=command.peer, keep_freed=False)
+        variants["nanoGPT, compiled"] = Variant(config, peer=command.peer, peer_compiled=True, keep_freed=False)
+    return variants
 
 
 def main(argv: Sequence[str]) -> None:
-    command = tyro.cli(BenchmarkCommand, args=argv, prog="python -m benchmarks.training")
-    config = load_config(command.config, RunConfig)
-    device = choose_device(config.device)
-    chosen = choose_precision(device, config.precision)
-    with tempfile.TemporaryDirectory() as directory:
-
-        def variant(precision: Precision, memory: Callable[[], None]) -> Callable[[], Measurement]:
-            stepper = Stepper(config, precision, Path(directory))
-
-            def measure() -> Measurement:
-                memory()
-                stepper.step()
-                return stepper.step()
-
-            return measure
-
-        variants: dict[str, Callable[[], Measurement]] = {chosen.name: variant(chosen, keep_freed_memory)}
-        if device.type == "cpu":
-            variants[f"{chosen.name}, freed memory returned"] = variant(chosen, return_freed_memory)
-        if chosen.name != "fp32":
-            variants["fp32"] = variant(Precision("fp32", "to compare"), keep_freed_memory)
-        results = alternate(variants, command.rounds)
-        peak = measure_matmul(device, chosen.dtype)
-    title = f"{command.config} on {device}, matrix products alone {peak / 1e9:,.0f} GFLOP/s ({chosen.name})"
-    report(title, results, "tokens/s", command.json)
+    arguments = list(argv)
+    if not arguments or arguments[0].startswith("-"):
+        arguments.insert(0, "configs/quickstart.py")
+    command = parse_command(BenchmarkCommand, RunConfig, arguments, "python -m benchmarks.training")
+    command.config.check()
+    with ExitStack() as stack:
+        workers: dict[str, Callable[[], Measurement]] = {}
+        for name, variant in variants_of(command).items():
+            worker = Worker(variant)
+            stack.callback(worker.close)
+            workers[name] = worker
+        results = alternate(workers, command.rounds)
+    report(f"{arguments[0]}, {command.rounds} rounds", results, "tokens/s", command.json)
 
 
 if __name__ == "__main__":
