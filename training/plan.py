@@ -14,7 +14,9 @@ from common.runs import RUNS_ROOT
 from data_pipeline.shards import Dataset
 from model import Decoder
 from model.device import Precision
+from model.functions import CHUNK_LOGITS
 from training.config import RunConfig
+from training.hardware import peak_flops
 from training.schedules import check_budget
 
 # Fraction of a plain matrix product's speed that whole training steps reach, for the time estimate only.
@@ -113,6 +115,7 @@ def print_plan(
         "memory": f"about {estimate_memory(config, parameters, split, precision) / 2**30:.1f} GiB a process",
         "budget": describe_budget(config),
         "time": estimate_time(config, flops, split, device, precision),
+        "share of peak": describe_peak(device, precision),
         "data": describe_data(config),
         "place": str(RUNS_ROOT / config.name),
     }
@@ -125,6 +128,11 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
+
+
+def describe_peak(device: torch.device, precision: Precision) -> str:
+    peak = peak_flops(device, precision)
+    return f"logged as mfu, of {peak / 1e12:,.0f} TFLOP/s" if peak else "n/a: not in the table of devices"
 
 
 def describe_budget(config: RunConfig) -> str:
@@ -155,15 +163,24 @@ def estimate_memory(run_config: RunConfig, parameters: int, split: BatchSplit, p
     Within about a quarter of the peak that the quickstart reaches on the CPU, in bf16 and fp32.
     """
     config = run_config.model
-    width = 4 if precision.name == "fp32" else 2  # bytes of a saved matrix input
+    size = 4 if precision.name == "fp32" else 2  # bytes of a saved matrix input
     tokens = split.micro_batch * split.context
     # A block saves its fp32 stream and norms, the attention inputs and outputs, and the feed-forward hidden layer.
-    per_block = config.width * (16 + 10 * width) + config.mlp_size * 3 * width
-    logits = config.vocab_size * 22  # several fp32 copies live at once around the loss
+    block = config.width * (16 + 10 * size) + config.mlp_size * 3 * size
+    checkpointed = {
+        "none": block,
+        "selective": config.width * (4 + 5 * size) + config.mlp_size * size,
+        "full": config.width * 4,
+    }
+    saved = tokens * config.layers * checkpointed[run_config.activation_checkpointing]
+    if run_config.activation_checkpointing != "none":
+        saved += tokens * block  # of the block that is being computed again
+    # A chunk of the logits in four copies, and the gradient by the head, which is taken with the loss.
+    loss = min(tokens * config.vocab_size, CHUNK_LOGITS) * (8 + 2 * size) + config.vocab_size * config.width * 8
     kept = parameters * 16
     if run_config.distribution.strategy == "fsdp":
         kept = kept // split.world + (parameters * 4 if split.world > 1 and split.accumulation > 1 else 0)
-    return PROCESS_BYTES + kept + tokens * (config.layers * per_block + logits)
+    return PROCESS_BYTES + kept + saved + loss
 
 
 def estimate_time(
