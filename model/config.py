@@ -75,6 +75,8 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"model.{name} must be positive, not {value}")
+        if self.logit_softcap is not None and self.logit_softcap > 40:
+            raise UserError(f"model.logit_softcap must be at most 40, not {self.logit_softcap}; None for no cap")
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout must be at least 0 and below 1, not {self.dropout}")
         if self.head_dim is None and self.width % self.heads:
