@@ -148,6 +148,8 @@ def test_killed_and_resumed_is_bitwise(project: Path) -> None:
     assert newest(run).name == "step_00000006" and (root / "step_00000009.tmp").is_dir()
     run_program(project, "in_turn", *arguments, "+", "tiny.py", *arguments, "--name", "straight")
     assert_same(project / "runs" / "straight", run)
+    states = [load_file(newest(run) / f"random_{rank:05d}.safetensors")["torch"] for rank in range(2)]
+    assert not states[0].equal(states[1]), "both processes drop out the same"
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -123,6 +123,7 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
     mine, others = (Run(path).checkpoints()[-1] for path in (one, other))
     names = sorted(path.name for path in mine.path.glob("*.safetensors"))
     assert names == sorted(path.name for path in others.path.glob("*.safetensors"))
+    assert {path.suffix for path in mine.path.iterdir()} == {".safetensors", ".json"}, "nothing has to be unpickled"
     for name in names:
         left, right = load_file(mine.path / name), load_file(others.path / name)
         assert left.keys() == right.keys()
