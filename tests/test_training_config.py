@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,11 @@ def test_what_may_change_is_changed_and_said(project: Path) -> None:
         ({"opening": OpeningConfig(tokens_per_step=8192)}, "do nothing in an opening of no length"),
         ({"optimizer": OptimizerConfig(matrices="adamw", cautious_decay=True)}, "optimizer.cautious_decay is Muon's"),
         ({"optimizer": OptimizerConfig(matrices="adamw", momentum_warmup=0.1)}, "optimizer.momentum_warmup is Muon's"),
+        ({"optimizer": OptimizerConfig(lr=math.inf)}, "optimizer.lr must be a finite number"),
         ({"optimizer": OptimizerConfig(skip_spikes=0.0)}, "optimizer.skip_spikes must be positive"),
     ],
 )
-def test_settings_that_do_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_settings_that_mean_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         RunConfig(**changes).check()
 

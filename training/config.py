@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -197,6 +198,10 @@ class RunConfig:
     def check(self) -> None:
         """Raises UserError for a value out of range, which would only fail, or mislead, in the middle of a run."""
         self.model.check()
+        for section, values in asdict(self).items():
+            for name, value in values.items() if isinstance(values, dict) else ():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise UserError(f"{section}.{name} must be a finite number, not {value}")
         at_least_one = {
             "batch.tokens_per_step": self.batch.tokens_per_step,
             "batch.micro_batch_size": self.batch.micro_batch_size,
