@@ -98,8 +98,9 @@ def remove_temporaries(directory: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Raises ValueError for NaN and infinity, which are not JSON: other readers refuse the whole file."""
     with atomic_write(path) as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
+        json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 
 

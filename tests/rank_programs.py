@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from rich.console import Console
@@ -31,12 +33,14 @@ from torch.profiler import ProfilerActivity, profile
 import train
 import training.checkpoints
 import training.loop
+import training.spikes
 from common.cli import parse_command
 from common.errors import UserError
 from common.runs import RUNS_ROOT, Run
 from model import Decoder
 from model.device import Precision
 from model.functions import IGNORE
+from model.layers import Block
 from training.batches import Batches
 from training.checkpoints import take_snapshot
 from training.config import RunConfig
@@ -94,6 +98,26 @@ def sigkill_in_step(argv: list[str]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     before_gradients(event)
+    train.main(argv)
+
+
+def eventful(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int]:
+    """A step that draws from every random generator and overflows once in fp16; SIGKILL comes where asked for."""
+    if job.progress.step == 0:
+        random.seed(1)
+        np.random.seed(1)
+    random.gauss(0, 1), np.random.standard_normal(), torch.rand(1)
+    result = accumulate_gradients(job, split)
+    if job.scaler.is_enabled() and job.progress.step == 2:
+        assert job.model.embedding.weight.grad is not None
+        job.model.embedding.weight.grad[0, 0] = torch.inf
+    if job.progress.step + 1 == int(os.environ.get("KILL_IN_STEP", "0")):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+
+def sigkill_eventful(argv: list[str]) -> None:
+    training.loop.accumulate_gradients = eventful
     train.main(argv)
 
 
@@ -165,6 +189,45 @@ def nan_on_one_rank(argv: list[str]) -> None:
     while time.monotonic() < deadline and not all(Path(f"rank_{rank}.json").exists() for rank in range(WORLD)):
         time.sleep(0.05)
     sys.exit(2 if said else 0)
+
+
+def spikes_on_one_rank(argv: list[str]) -> None:
+    """The last process alone has a loss far too large in step 8 and NaN in step 10; all say which steps did nothing."""
+    training.spikes.WINDOW = 6
+    before: dict[str, torch.Tensor] = {}
+    unchanged: list[int] = []
+
+    def spiking(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int]:
+        weights = {name: local(value).clone() for name, value in job.model.named_parameters()}
+        if job.progress.step and all(value.equal(before[name]) for name, value in weights.items()):
+            unchanged.append(job.progress.step)
+        before.update(weights)
+        last = RANK == WORLD - 1
+        hook = job.model.blocks[-1].register_forward_hook(
+            lambda module, inputs, output: output * torch.nan if last and job.progress.step == 9 else None
+        )
+        losses, tokens = accumulate_gradients(job, split)
+        hook.remove()
+        return losses * (100 if last and job.progress.step == 7 else 1), tokens
+
+    training.loop.accumulate_gradients = spiking
+    said = {}
+    for strategy in STRATEGIES:
+        unchanged.clear()
+        train.main([*argv, "--distribution.strategy", strategy, "--name", strategy])
+        said[strategy] = list(unchanged)
+    leave(**said)
+
+
+def failing_compilation(argv: list[str]) -> None:
+    """On the last process alone the blocks cannot be compiled."""
+
+    def fail(block: Block, **options: Any) -> None:
+        if RANK == WORLD - 1:
+            raise RuntimeError("no such compiler\nand much more")
+
+    Block.compile = fail  # type: ignore[method-assign]
+    train.main(argv)
 
 
 def overflow_on_one_rank(argv: list[str]) -> None:

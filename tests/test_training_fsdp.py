@@ -148,6 +148,8 @@ def test_killed_and_resumed_is_bitwise(project: Path) -> None:
     assert newest(run).name == "step_00000006" and (root / "step_00000009.tmp").is_dir()
     run_program(project, "in_turn", *arguments, "+", "tiny.py", *arguments, "--name", "straight")
     assert_same(project / "runs" / "straight", run)
+    states = [load_file(newest(run) / f"random_{rank:05d}.safetensors")["torch"] for rank in range(2)]
+    assert not states[0].equal(states[1]), "both processes drop out the same"
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -179,14 +181,6 @@ def test_sigterm_in_the_last_validation(project: Path) -> None:
     assert_same(straight, run)
     assert not math.isinf(Run(run).checkpoints()[-1].validation_loss)
     assert "nothing to do" in run_train(project, *arguments).stderr
-
-
-def test_nan_on_one_process_stops_all(project: Path) -> None:
-    run_program(project, "nan_on_one_rank", *EXACT, expect=1)
-    for said in seen(project):
-        for strategy in STRATEGIES:
-            assert "has diverged" in said[strategy]["error"] and said[strategy]["step"] == 2
-            assert said[strategy]["untouched"], "an optimizer stepped with NaN gradients"
 
 
 def test_fp16_overflow_on_one_process_skips_the_step_on_all(project: Path) -> None:

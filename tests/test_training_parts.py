@@ -53,7 +53,7 @@ def test_wsd_schedule_in_closed_form() -> None:
 
 def test_cosine_schedule_in_closed_form() -> None:
     schedule = ScheduleConfig(kind="cosine", warmup=0.2, final=0.1)
-    for fraction, factor in {0.1: 0.5, 0.2: 1.0, 0.6: 0.55, 1.0: 0.1, 2.0: 0.1}.items():
+    for fraction, factor in {0.0: 0.0, 0.1: 0.5, 0.2: 1.0, 0.6: 0.55, 1.0: 0.1, 2.0: 0.1}.items():
         assert learning_rate_factor(schedule, fraction) == pytest.approx(factor)
 
 
@@ -176,6 +176,16 @@ def test_orthogonalized_singular_values_are_near_one(shape: tuple[int, int]) -> 
         left, _, right = torch.linalg.svd(matrix, full_matrices=False)
         assert ((left @ right) * result).sum() / min(shape) == pytest.approx(1.0, abs=0.2)  # the same directions
     assert torch.isfinite(orthogonalize(torch.zeros(1, *shape))).all()
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (96, 32), (32, 96)])
+def test_orthogonalizing_in_bf16_is_close(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(3, *shape)
+    exact, low = orthogonalize(matrices), orthogonalize(matrices.bfloat16()).float()
+    values = torch.linalg.svdvals(low)
+    assert values.min() > 0.6 and values.max() < 1.3 and (values.amax(-1) / values.amin(-1)).max() < 4
+    assert (low - exact).norm() < 0.05 * exact.norm()
 
 
 def test_muon_step_in_its_parts() -> None:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import rank_programs
 import torch
 from safetensors.torch import load_file
 from tiny import PROJECT, environment, losses, read_metrics, run_train, train_command
@@ -77,6 +78,59 @@ def test_killed_run_equals_uninterrupted_run(project: Path, precision: str) -> N
     assert survived[0] < survived[-1] < int(STEPS), "the kills came too late to mean anything"
     run_train(project, *arguments, OMP_NUM_THREADS=threads)
     assert_same_run(Path(expected), straight)
+
+
+OPENING = ("--opening.fraction", "0.5", "--opening.tokens-per-step", "256", "--opening.context-length", "16")
+SIXTEEN = ("--budget.steps", "16", "--checkpoint.every", "4", "--validation.every", "6")
+PARTS = {
+    "muon": (
+        *(*OPENING, "--optimizer.ema", "0.9", "--optimizer.skip-spikes", "6", "--optimizer.momentum-warmup", "0.8"),
+        *("--optimizer.cautious-decay", "--model.value-embeddings", "1", "--activation-checkpointing", "selective"),
+    ),
+    "adamw": (
+        *("--precision", "fp16", "--optimizer.matrices", "adamw", "--optimizer.lr", "1e-3", "--model.no-tied"),
+        *("--optimizer.ema", "0.9", "--activation-checkpointing", "full"),
+    ),
+    "compiled": ("--compile", "on", *OPENING),
+}
+
+
+@pytest.mark.parametrize("part", ["muon", "adamw", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_every_part_of_the_state_survives_a_kill(project: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in step 6, in the opening, and resumed at step 4; the opening ends with step 8.
+
+    In every step something is drawn from every random generator, and in fp16 a gradient overflows in the third.
+    """
+    arguments = (*SIXTEEN, *PARTS[part])
+    monkeypatch.setattr("training.loop.accumulate_gradients", rank_programs.eventful)
+    run_train(project, *arguments)
+    run, straight = project / "runs" / "tiny", project / "straight"
+    shutil.move(run, straight)
+    command = [sys.executable, str(PROJECT / "tests" / "rank_programs.py"), "sigkill_eventful", "tiny.py", *arguments]
+    killed = subprocess.run(command, cwd=project, env=environment(KILL_IN_STEP="6"), capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(read_metrics(run)) == 5
+    assert "resuming runs/tiny at step 4" in run_train(project, *arguments).stderr
+    rows = read_metrics(run)
+    assert rows[0]["tokens"] == (256 if "--opening.fraction" in arguments else 512)
+    assert [row["step"] for row in rows if row["grad_norm"] is None] == ([3] if part == "adamw" else [])
+    assert losses(straight) == losses(run)
+    assert_same_checkpoint(straight, run)
+
+
+def assert_same_checkpoint(one: Path, other: Path) -> None:
+    """The newest checkpoints are equal file by file, the time and the run's identity aside."""
+    mine, others = (Run(path).checkpoints()[-1] for path in (one, other))
+    names = sorted(path.name for path in mine.path.glob("*.safetensors"))
+    assert names == sorted(path.name for path in others.path.glob("*.safetensors"))
+    assert {path.suffix for path in mine.path.iterdir()} == {".safetensors", ".json"}, "nothing has to be unpickled"
+    for name in names:
+        left, right = load_file(mine.path / name), load_file(others.path / name)
+        assert left.keys() == right.keys()
+        assert [key for key, value in left.items() if not value.equal(right[key])] == [], name
+    passing = ("seconds", "wandb_id")
+    states = [{key: value for key, value in c.state.items() if key not in passing} for c in (mine, others)]
+    assert states[0] == states[1]
 
 
 KILL_INSIDE_SAVE = """

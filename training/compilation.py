@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from rich.console import Console
@@ -19,29 +19,39 @@ SHORTEST_RUN = 600.0  # seconds: compiling takes up to a minute and saves about 
 SMALLEST_GAIN = 1.03
 
 
+class CompilationFailed(Exception):
+    """On some process; the message says how."""
+
+
 def set_up_compilation(job: Job, decided: bool | None, console: Console) -> bool:
-    """Compile the blocks of `job.model` or leave them; returns which, after saying why in one line.
+    """Compile the blocks of `job.model` or leave them, on all processes alike; returns which.
+
+    Says why in one line, except where nobody asked: with "off", or "auto" in a run that is too short.
 
     Args:
-        decided: what the run did before it was interrupted, if it was: its numbers must not change.
+        decided: what the run did before it was interrupted, if it was: with "auto" its numbers must not change.
     """
     setting = job.config.compile
-    if decided is not None:
-        if decided:
-            compile_blocks(job)
-        return decided
-    reason = reason_against(job)
-    if setting == "off" or reason:
-        if setting == "on":
+    wanted = decided if setting == "auto" else setting == "on"  # None where it is to be measured
+    if wanted is False:
+        return False
+    reason = first_of(job, reason_against(job))
+    if reason:
+        if wanted:
             console.print(f"compile: off, {reason}", soft_wrap=True)
         return False
     try:
-        return try_compiling(job, console)
-    except Exception as error:
+        with scratch_pass(job):
+            return try_compiling(job, wanted is None, console)
+    except CompilationFailed as error:
         undo(job)
-        first_line = (str(error).splitlines() or [""])[0]
-        console.print(f"compile: off, it failed ({type(error).__name__}: {first_line})", soft_wrap=True)
+        console.print(f"compile: off, it failed ({error})", soft_wrap=True)
         return False
+
+
+def first_of(job: Job, words: str) -> str:
+    """The first of all processes' `words` that is not empty."""
+    return next(filter(None, job.world.gather(words)), "")
 
 
 def reason_against(job: Job) -> str:
@@ -55,19 +65,15 @@ def reason_against(job: Job) -> str:
     return ""
 
 
-def try_compiling(job: Job, console: Console) -> bool:
-    """Compile, and with "auto" go back when a pass has not become faster, or the run is too short to repay it."""
-    automatic = job.config.compile == "auto"
-    with scratch_pass(job):
-        eager = time_pass(job)
-        if automatic and seconds_left(job, eager) < SHORTEST_RUN:
-            return False
-        started = time.monotonic()
-        compile_blocks(job)
-        compiled = time_pass(job)
-        spent = time.monotonic() - started
-    gain = eager / compiled
-    keep = not automatic or gain >= SMALLEST_GAIN
+def try_compiling(job: Job, measured: bool, console: Console) -> bool:
+    """Compile and, if `measured`, go back when a pass has not become faster, or the run is too short to repay it."""
+    eager = time_on_all(job)
+    if measured and seconds_left(job, eager) < SHORTEST_RUN:
+        return False
+    started = time.monotonic()
+    gain = eager / time_on_all(job, compile_blocks)
+    spent = time.monotonic() - started
+    keep = not measured or gain >= SMALLEST_GAIN
     if not keep:
         undo(job)
     console.print(f"compile: {'on' if keep else 'off'}, a pass is {gain:.2f}x as fast; it took {spent:.0f} s")
@@ -98,10 +104,7 @@ def scratch_pass(job: Job) -> Iterator[None]:
 
 
 def time_pass(job: Job) -> float:
-    """Seconds of a forward and backward pass of one micro-batch, the better of two after one that warms up.
-
-    The mean over all processes, so that all decide alike.
-    """
+    """Seconds of a forward and backward pass of one micro-batch, the better of two after one that warms up."""
     split = job.current_split()
     inputs, targets = job.batches.micro_batch(0, split.micro_batch, split.sequence)
     times = []
@@ -114,7 +117,25 @@ def time_pass(job: Job) -> float:
         if job.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.monotonic() - started)
-    (total,) = job.world.sum([min(times[1:])], job.device)
+    return min(times[1:])
+
+
+def time_on_all(job: Job, prepare: Callable[[Job], None] = lambda job: None) -> float:
+    """Seconds of a pass, after `prepare`: the mean over all processes, so that all decide alike.
+
+    Raises:
+        CompilationFailed: on all processes, when it failed on one of them.
+    """
+    own, failure = 0.0, ""
+    try:
+        prepare(job)
+        own = time_pass(job)
+    except Exception as error:
+        failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    failure = first_of(job, failure)
+    if failure:
+        raise CompilationFailed(failure)
+    (total,) = job.world.sum([own], job.device)
     return total / job.world.size
 
 

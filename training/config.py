@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -197,6 +198,10 @@ class RunConfig:
     def check(self) -> None:
         """Raises UserError for a value out of range, which would only fail, or mislead, in the middle of a run."""
         self.model.check()
+        for section, values in asdict(self).items():
+            for name, value in values.items() if isinstance(values, dict) else ():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise UserError(f"{section}.{name} must be a finite number, not {value}")
         at_least_one = {
             "batch.tokens_per_step": self.batch.tokens_per_step,
             "batch.micro_batch_size": self.batch.micro_batch_size,
@@ -224,11 +229,12 @@ class RunConfig:
             "checkpoint.minutes": self.checkpoint.minutes or 0,
             "optimizer.grad_clip": self.optimizer.grad_clip,
             "optimizer.weight_decay": self.optimizer.weight_decay,
-            "optimizer.skip_spikes": self.optimizer.skip_spikes or 0,
         }
         for field_name, amount in not_negative.items():
             if amount < 0:
                 raise UserError(f"{field_name} must not be negative, not {amount}")
+        if self.optimizer.skip_spikes is not None and self.optimizer.skip_spikes <= 0:
+            raise UserError(f"optimizer.skip_spikes must be positive, not {self.optimizer.skip_spikes}; or unset it")
         shorter = self.opening.context_length
         if shorter and self.model.context_length % shorter:
             raise UserError(
@@ -239,3 +245,23 @@ class RunConfig:
                 raise UserError(f"budget.{field_name} must be positive, not {budget}")
         if not self.name or self.name in (".", "..") or "/" in self.name or "\\" in self.name:
             raise UserError(f"name {self.name!r} must be a plain directory name: the run lives in runs/NAME")
+        self._check_that_all_matters()
+
+    def _check_that_all_matters(self) -> None:
+        """Raises UserError for settings that would do nothing without another one."""
+        opening, optimizer = self.opening, self.optimizer
+        changes = opening.tokens_per_step is not None or opening.context_length is not None
+        if opening.fraction and not changes:
+            raise UserError(
+                f"opening.fraction {opening.fraction} does nothing by itself: set --opening.tokens-per-step, "
+                "--opening.context-length or both, or leave the fraction at 0"
+            )
+        if changes and not opening.fraction:
+            raise UserError(
+                "opening.tokens_per_step and opening.context_length do nothing in an opening of no length: set "
+                "--opening.fraction, 0.1 say, or unset them"
+            )
+        if optimizer.matrices == "adamw":
+            of_muon = {"momentum_warmup": optimizer.momentum_warmup, "cautious_decay": optimizer.cautious_decay}
+            for name in (name for name, value in of_muon.items() if value):
+                raise UserError(f"optimizer.{name} is Muon's and does nothing with optimizer.matrices adamw; unset it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich.console import Console
@@ -26,8 +27,9 @@ class ProgressDisplay:
 
     def update(self, row: dict[str, Any], fraction: float, seconds_left: float) -> None:
         """Show one logged step, `fraction` of the budget being used."""
+        loss = math.nan if row["train/loss"] is None else row["train/loss"]
         text = (
-            f"step {row['step']:>6}  loss {row['train/loss']:.4f}  lr {row['lr']:.2e}  "
+            f"step {row['step']:>6}  loss {loss:.4f}  lr {row['lr']:.2e}  "
             f"{row['tokens_per_second']:>8,.0f} tokens/s  ETA {format_duration(seconds_left)}"
         )
         if self.console.is_terminal:

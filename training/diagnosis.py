@@ -53,8 +53,9 @@ def diverged(job: Job, split: BatchSplit, losses: Tensor, lr: float, symptom: st
 def describe_batch(job: Job, split: BatchSplit, losses: list[float]) -> list[dict[str, Any]]:
     """This process's micro-batches: mean loss, windows and, where the loss is not finite, the documents in them."""
     rows = []
-    for number, loss in enumerate(losses):
+    for number, loss_sum in enumerate(losses):
         windows = job.windows_of(split, number)
+        loss = loss_sum / (len(windows) * split.context)
         row: dict[str, Any] = {
             "loss": loss if math.isfinite(loss) else str(loss),
             "windows": [windows.start, windows.stop],

@@ -26,9 +26,9 @@ from training.validation import ValidationResult, validate
 class Step:
     """What the loop knows of an optimizer step it has just taken."""
 
-    loss: float  # mean over the step's tokens, nats
+    loss: float | None  # mean over the step's tokens, nats; None where it is not finite
     lr: float
-    grad_norm: float  # before clipping
+    grad_norm: float | None  # before clipping; None where it is not finite
     tokens: int
     seconds: float
     skipped: bool = False  # the weights were left as they were
@@ -85,7 +85,9 @@ class Journal:
         finished = fraction_used(job.config.budget, job.progress) >= 1
         if self._cut_short is None:
             return finished, False
-        return finished, self.after_step(job, Step(**self._cut_short), finished, stopping=False)
+        step = Step(**self._cut_short)
+        self._skipped -= step.skipped  # it was counted before it was cut short, and is once more
+        return finished, self.after_step(job, step, finished, stopping=False)
 
     def after_step(self, job: Job, step: Step, finished: bool, stopping: bool) -> bool:
         """Validate, log and save whatever is due after this step, in this order; returns whether to stop.
@@ -138,7 +140,7 @@ class Journal:
             "seconds": round(job.progress.seconds, 3),
             "train/loss": step.loss,
             "lr": step.lr,
-            "grad_norm": step.grad_norm if math.isfinite(step.grad_norm) else None,  # JSON has no infinity
+            "grad_norm": step.grad_norm,
             "tokens_per_second": round(tokens_per_second, 1),
         }
         if job.peak_flops is not None:

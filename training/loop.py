@@ -59,8 +59,14 @@ def train(job: Job, journal: Journal) -> None:
 
         job.progress = replace(ahead, seconds=elapsed / world.size)
         finished, stopping = fraction_used(config.budget, job.progress) >= 1, stops > 0
-        step = Step(loss, lr, grad_norm, split.tokens_per_step, time.monotonic() - step_started, skipped)
+        seconds = time.monotonic() - step_started
+        step = Step(finite(loss), lr, finite(grad_norm), split.tokens_per_step, seconds, skipped)
         stopping = journal.after_step(job, step, finished, stopping)
+
+
+def finite(value: float) -> float | None:
+    """JSON has neither NaN nor infinity."""
+    return value if math.isfinite(value) else None
 
 
 def accumulate_gradients(job: Job, split: BatchSplit) -> tuple[Tensor, int]:

@@ -1,0 +1,72 @@
+"""Configs: they come back from JSON as they were, and no setting does nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import PROJECT, read_metrics, run_train
+
+from common.cli import from_dict, load_config, parse_command, to_dict
+from common.errors import UserError
+from train import TrainCommand
+from training.config import OpeningConfig, OptimizerConfig, RunConfig
+from training.schedules import check_budget
+
+CONFIGS = sorted((PROJECT / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_sound_and_survives_json(path: Path) -> None:
+    config = load_config(path, RunConfig)
+    config.check()
+    check_budget(config.budget)
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config))), "test") == config
+
+
+def test_the_saved_config_is_that_of_the_command(project: Path) -> None:
+    """Integers where a float is wanted, switches, tuples, None and nested fields."""
+    arguments = [
+        *("tiny.py", "--optimizer.ema", "1", "--optimizer.cautious-decay", "--model.no-tied", "--schedule.warmup", "0"),
+        *("--validation.prompts", "a", "b c", "--checkpoint.every", "None", "--budget.steps", "1"),
+    ]
+    run_train(project, *arguments[1:])
+    config = parse_command(TrainCommand, RunConfig, [str(project / "tiny.py"), *arguments[1:]], "train.py").config
+    saved = json.loads((project / "runs" / "tiny" / "config.json").read_text(encoding="utf-8"))
+    found = from_dict(RunConfig, saved, "config.json")
+    assert found == config
+    assert isinstance(found.optimizer.ema, float) and found.optimizer.cautious_decay and not found.model.tied
+    assert found.validation.prompts == ("a", "b c") and found.checkpoint.every is None
+
+
+def test_what_may_change_is_changed_and_said(project: Path) -> None:
+    run_train(project, "--budget.steps", "6")
+    result = run_train(project, "--budget.steps", "12", "--optimizer.lr", "0.02")
+    assert "changed since this run was started: optimizer.lr: 0.01 -> 0.02" in result.stderr
+    rates = [row["lr"] for row in read_metrics(project / "runs" / "tiny")]
+    assert rates[5] == pytest.approx(0.01 * 0.05) and rates[6] == pytest.approx(0.02 * (0.05 + 0.95 * 10 / 12))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"opening": OpeningConfig(fraction=0.5)}, "opening.fraction 0.5 does nothing by itself"),
+        ({"opening": OpeningConfig(context_length=256)}, "do nothing in an opening of no length"),
+        ({"opening": OpeningConfig(tokens_per_step=8192)}, "do nothing in an opening of no length"),
+        ({"optimizer": OptimizerConfig(matrices="adamw", cautious_decay=True)}, "optimizer.cautious_decay is Muon's"),
+        ({"optimizer": OptimizerConfig(matrices="adamw", momentum_warmup=0.1)}, "optimizer.momentum_warmup is Muon's"),
+        ({"optimizer": OptimizerConfig(lr=math.inf)}, "optimizer.lr must be a finite number"),
+        ({"optimizer": OptimizerConfig(skip_spikes=0.0)}, "optimizer.skip_spikes must be positive"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        RunConfig(**changes).check()
+
+
+def test_settings_that_do_something_are_taken() -> None:
+    for opening in (OpeningConfig(0.5, 8192), OpeningConfig(0.5, None, 256), OpeningConfig()):
+        RunConfig(opening=opening, optimizer=OptimizerConfig(cautious_decay=True, momentum_warmup=0.1)).check()
