@@ -246,7 +246,7 @@ def test_bf16_is_the_same_sharded(project: Path) -> None:
     assert all(value.dtype == torch.float32 for value in tensors(two).values())
     rows = [[row["train/loss"] for row in read_metrics(run)] for run in (one, two)]
     assert rows[1][-1] < rows[1][0] - 0.2
-    assert rows[0] == pytest.approx(rows[1], abs=1e-3)
+    assert rows[0] == pytest.approx(rows[1], abs=3e-3)
 
 
 def test_the_plan_says_what_a_share_takes() -> None:
