@@ -16,6 +16,7 @@ from common.files import read_json_lines
 from common.runs import RUNS_ROOT, Run
 
 Result = dict[str, Any]
+TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 
 
 class Results:
@@ -42,7 +43,7 @@ def train(config: str, name: str, arguments: Sequence[str], threads: int | None 
         UserError: it failed; its own message is above.
     """
     quiet = ("--tracking.wandb", "off", "--validation.sample-tokens", "0", "--checkpoint.keep", "1")
-    command = [sys.executable, "train.py", config, "--name", name, *quiet, *arguments]
+    command = [sys.executable, str(TRAIN), config, "--name", name, *quiet, *arguments]
     environment = dict(os.environ)
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from benchmarks.peer import load_nanogpt
 from benchmarks.table import Measurement, alternate, report
 from benchmarks.worker import Variant
 from common.cli import parse_command, run_command
@@ -99,6 +100,7 @@ def variants_of(command: BenchmarkCommand) -> dict[str, Variant]:
     if "processes" in command.vary:
         variants[f"{precision}, 2 processes (DDP)"] = Variant(config, processes=2)
     if command.peer:
+        load_nanogpt(command.peer)  # for its error, before anything is started
         variants["nanoGPT"] = Variant(config, peer=command.peer, keep_freed=False)
         variants["nanoGPT, compiled"] = Variant(config, peer=command.peer, peer_compiled=True, keep_freed=False)
     return variants

@@ -14,6 +14,7 @@ import os  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
+from contextlib import nullcontext  # noqa: E402
 from dataclasses import asdict, dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -27,6 +28,7 @@ from data_pipeline.shards import Shard, TokenStream  # noqa: E402
 from model import Decoder  # noqa: E402
 from model.device import choose_device, choose_precision  # noqa: E402
 from training.batches import Batches  # noqa: E402
+from training.compilation import compile_blocks  # noqa: E402
 from training.config import RunConfig  # noqa: E402
 from training.distribution import clip_gradients, distribute, process_group, without_exchange, world_from_environment  # noqa: E402
 from training.optimizers import follow_schedule, make_optimizers  # noqa: E402
@@ -87,8 +89,7 @@ class Ours:
         self.model = Decoder(config.model).to(self.device)
         self.model.activation_checkpointing = config.activation_checkpointing
         if config.compile == "on":
-            for block in self.model.blocks:
-                block.compile(dynamic=False)
+            compile_blocks(self.model)
         self.network = distribute(self.model, config.distribution.strategy, self.world, self.device, self.precision)
         self.optimizers = make_optimizers(self.model, config.optimizer, self.device, self.precision)
         follow_schedule(config, self.optimizers, 0.3)
@@ -102,14 +103,12 @@ class Ours:
             inputs, targets = self.batches.micro_batch(first, split.micro_batch, split.sequence)
             clock.lap("load")
             before = resident() if not self.activations else 0.0
-            with self.precision.autocast(self.device):
-                loss = self.network(inputs.to(self.device), targets.to(self.device)) / split.tokens_per_step
-            clock.lap("forward")
-            self.activations = self.activations or resident() - before
-            if number < split.accumulation - 1:
-                with without_exchange(self.network):
-                    loss.backward()
-            else:
+            last = number == split.accumulation - 1
+            with nullcontext() if last else without_exchange(self.network):
+                with self.precision.autocast(self.device):
+                    loss = self.network(inputs.to(self.device), targets.to(self.device)) / split.tokens_per_step
+                clock.lap("forward")
+                self.activations = self.activations or resident() - before
                 loss.backward()
             clock.lap("backward")
         self.windows += split.windows_per_step

@@ -131,8 +131,8 @@ class Decoder(nn.Module):
         """Parameters, a tied head counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def flops_per_token(self) -> int:
-        """Training cost: 6 per matrix weight, plus causal attention over half the context on average.
+    def flops_per_token(self, sequence: int | None = None) -> int:
+        """Training cost: 6 per matrix weight, plus causal attention over half of `sequence` (the context) on average.
 
         Forward and backward together, as PaLM (arXiv 2204.02311, appendix B) counts, with the causal half.
         """
@@ -140,5 +140,5 @@ class Decoder(nn.Module):
         matrices = sum(p.numel() for name, p in self.named_parameters() if p.ndim == 2 and "embedding" not in name)
         if config.tied:
             matrices += self.embedding.weight.numel()
-        attention = config.layers * config.heads * config.head_size * config.context_length
+        attention = config.layers * config.heads * config.head_size * (sequence or config.context_length)
         return 6 * matrices + 6 * attention

@@ -1,6 +1,6 @@
 """The two places where a plain expression wastes most of a training step: attention on the CPU, and the loss.
 
-Both are exact. What they save was measured with `python -m benchmarks.training`; see docs/log.md.
+Both are exact. What they save is measured by `python -m benchmarks.functions`; see docs/log.md.
 """
 
 from __future__ import annotations

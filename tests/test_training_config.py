@@ -12,6 +12,8 @@ from tiny import PROJECT, read_metrics, run_train
 
 from common.cli import from_dict, load_config, parse_command, to_dict
 from common.errors import UserError
+from common.files import read_json, sha256_of, write_json
+from common.runs import Run
 from train import TrainCommand
 from training.config import OpeningConfig, OptimizerConfig, RunConfig
 from training.schedules import check_budget
@@ -70,3 +72,26 @@ def test_settings_that_mean_nothing_are_refused(changes: dict[str, Any], message
 def test_settings_that_do_something_are_taken() -> None:
     for opening in (OpeningConfig(0.5, 8192), OpeningConfig(0.5, None, 256), OpeningConfig()):
         RunConfig(opening=opening, optimizer=OptimizerConfig(cautious_decay=True, momentum_warmup=0.1)).check()
+
+
+def test_a_run_of_an_older_version_goes_on(project: Path) -> None:
+    """Fields that its config and checkpoint lack had their defaults then; a model that has another is refused."""
+    run_train(project, "--budget.steps", "4")
+    run = Run(project / "runs" / "tiny")
+    saved = read_json(run.config)
+    del saved["model"]["value_embeddings"], saved["opening"]
+    write_json(run.config, saved)
+    checkpoint = run.checkpoints()[-1]
+    state = read_json(checkpoint.path / "state.json")
+    for field in ("spikes", "skipped_steps", "compiled", "cut_short"):
+        del state[field]
+    write_json(checkpoint.path / "state.json", state)
+    manifest = read_json(checkpoint.path / "manifest.json")
+    file = checkpoint.path / "state.json"
+    manifest["files"]["state.json"] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+    write_json(checkpoint.path / "manifest.json", manifest)
+    refused = run_train(project, "--model.value-embeddings", "1", expect=2).stderr
+    assert "model.value_embeddings: 0 -> 1" in refused
+    resumed = run_train(project, "--budget.steps", "8").stderr
+    assert "resuming runs/tiny at step 4" in resumed
+    assert "value_embeddings" not in resumed and "opening" not in resumed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from rich.console import Console
 
+from model import Decoder
 from training.distribution import is_sharded, without_exchange
 from training.job import Job
 from training.schedules import fraction_used
@@ -67,11 +69,13 @@ def reason_against(job: Job) -> str:
 
 def try_compiling(job: Job, measured: bool, console: Console) -> bool:
     """Compile and, if `measured`, go back when a pass has not become faster, or the run is too short to repay it."""
+    if measured and seconds_left(job, math.inf) < SHORTEST_RUN:
+        return False  # the clock alone says so
     eager = time_on_all(job)
     if measured and seconds_left(job, eager) < SHORTEST_RUN:
         return False
     started = time.monotonic()
-    gain = eager / time_on_all(job, compile_blocks)
+    gain = eager / time_on_all(job, lambda job: compile_blocks(job.model))
     spent = time.monotonic() - started
     keep = not measured or gain >= SMALLEST_GAIN
     if not keep:
@@ -80,9 +84,9 @@ def try_compiling(job: Job, measured: bool, console: Console) -> bool:
     return keep
 
 
-def compile_blocks(job: Job) -> None:
+def compile_blocks(model: Decoder) -> None:
     """All blocks have one code, so it is compiled once; weights keep their names."""
-    for block in job.model.blocks:
+    for block in model.blocks:
         block.compile(dynamic=False)
 
 
@@ -144,12 +148,12 @@ def seconds_left(job: Job, seconds_of_pass: float) -> float:
     budget, split = job.config.budget, job.split
     step = seconds_of_pass * split.accumulation
     left = 1 - fraction_used(budget, job.progress)
-    lengths = {
-        "steps": (budget.steps or 0) * step,
-        "tokens": (budget.tokens or 0) / split.tokens_per_step * step,
-        "minutes": (budget.minutes or 0) * 60,
-    }
-    return left * min(length for length in lengths.values() if length)
+    lengths = [
+        budget.steps * step if budget.steps else None,
+        budget.tokens / split.tokens_per_step * step if budget.tokens else None,
+        budget.minutes * 60 if budget.minutes else None,
+    ]
+    return left * min(length for length in lengths if length is not None)
 
 
 def uncompiled() -> contextlib.AbstractContextManager[None]:

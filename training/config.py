@@ -32,7 +32,7 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class OpeningConfig:
-    """A first part of the run with smaller steps and shorter sequences, from which a fresh model learns as much.
+    """A first part of the run with smaller steps or shorter sequences, if a fresh model learns as much from them.
 
     A training window of the full context is cut into shorter ones, so the place in the data means the same throughout.
     """

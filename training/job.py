@@ -42,7 +42,6 @@ class Job:
     world: World
     device: torch.device
     precision: Precision
-    flops_per_token: int
     peak_flops: float | None  # of one device, None where it is not known
     compiled: bool = False
 

@@ -30,6 +30,7 @@ class Step:
     lr: float
     grad_norm: float | None  # before clipping; None where it is not finite
     tokens: int
+    sequence: int  # tokens that saw each other
     seconds: float
     skipped: bool = False  # the weights were left as they were
 
@@ -133,7 +134,8 @@ class Journal:
 
     def _log(self, job: Job, step: Step, result: ValidationResult | None, histograms: dict[str, Histogram]) -> None:
         steps, self._since_logged = self._since_logged, []
-        tokens_per_second = sum(step.tokens for step in steps) / sum(step.seconds for step in steps)
+        seconds = sum(step.seconds for step in steps)
+        tokens_per_second = sum(step.tokens for step in steps) / seconds
         row: dict[str, Any] = {
             "step": job.progress.step,
             "tokens": job.progress.tokens,
@@ -144,7 +146,8 @@ class Journal:
             "tokens_per_second": round(tokens_per_second, 1),
         }
         if job.peak_flops is not None:
-            row["mfu"] = round(tokens_per_second * job.flops_per_token / (job.peak_flops * job.world.size), 4)
+            flops = sum(step.tokens * job.model.flops_per_token(step.sequence) for step in steps)
+            row["mfu"] = round(flops / seconds / (job.peak_flops * job.world.size), 4)
         if job.config.optimizer.skip_spikes is not None:
             row["skipped_steps"] = self._skipped
         if result is not None:

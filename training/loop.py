@@ -45,8 +45,8 @@ def train(job: Job, journal: Journal) -> None:
 
         refused = job.spikes.refuses(loss, grad_norm)
         # In fp16 gradients may overflow: the step is skipped then, and the scaler lowers its scale.
-        overflow = job.scaler.is_enabled() and job.scaler.get_scale() >= SMALLEST_SCALE and math.isfinite(loss)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)) and not (refused or overflow):
+        may_overflow = job.scaler.is_enabled() and job.scaler.get_scale() >= SMALLEST_SCALE and math.isfinite(loss)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)) and not (refused or may_overflow):
             raise diverged(job, split, losses, lr, f"loss {loss}, gradient norm {grad_norm}")
         skipped = refused or not math.isfinite(grad_norm)
         for optimizer in job.optimizers:
@@ -54,13 +54,13 @@ def train(job: Job, journal: Journal) -> None:
                 job.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         job.scaler.update()
-        if job.average:
+        if job.average and not skipped:
             job.average.update(ahead.step)
 
         job.progress = replace(ahead, seconds=elapsed / world.size)
         finished, stopping = fraction_used(config.budget, job.progress) >= 1, stops > 0
         seconds = time.monotonic() - step_started
-        step = Step(finite(loss), lr, finite(grad_norm), split.tokens_per_step, seconds, skipped)
+        step = Step(finite(loss), lr, finite(grad_norm), split.tokens_per_step, split.sequence, seconds, skipped)
         stopping = journal.after_step(job, step, finished, stopping)
 
 

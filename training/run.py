@@ -114,7 +114,6 @@ def make_job(
         world=world,
         device=device,
         precision=precision,
-        flops_per_token=model.flops_per_token(),
         peak_flops=peak_flops(device, precision),
     )
 
@@ -144,7 +143,8 @@ def resume(job: Job, console: Console) -> dict[str, Any]:
             "new run with --name"
         )
     state = load_checkpoint(checkpoint, job.model, job.optimizers, job.average)
-    job.spikes.restore(state["spikes"])
+    if "spikes" in state:  # not in checkpoints of versions that did not watch for them
+        job.spikes.restore(state["spikes"])
     if job.scaler.is_enabled() and state["scaler"]:
         job.scaler.load_state_dict(state["scaler"])
     job.progress = Progress(**{key: state[key] for key in Progress().to_dict()})
@@ -160,7 +160,7 @@ def check_unchanged(run: Run, values: dict[str, Any], console: Console) -> None:
         UserError: a field was changed that may not.
     """
     try:
-        changed = differences(read_json(run.config), values)
+        changed = differences(read_json(run.config), values, to_dict(RunConfig()))
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{run.config} is damaged ({error}); restore it, or start a new run with --name") from error
     fixed = [line for field, line in changed.items() if f"{field}.".startswith(tuple(f"{f}." for f in FIXED_FIELDS))]
@@ -174,13 +174,17 @@ def check_unchanged(run: Run, values: dict[str, Any], console: Console) -> None:
         console.print(f"changed since this run was started: {line}", soft_wrap=True)
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """`field: old -> new` for every leaf that differs between two configs."""
+def differences(old: dict[str, Any], new: dict[str, Any], default: Any, prefix: str = "") -> dict[str, str]:
+    """`field: old -> new` for every leaf that differs between two configs.
+
+    A field that the old one lacks is younger than it, and had its `default` then.
+    """
     lines: dict[str, str] = {}
     for key in {**old, **new}:
-        before, after = old.get(key), new.get(key)
+        by_default = default.get(key) if isinstance(default, dict) else None
+        before, after = old.get(key, by_default), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            lines |= differences(before, after, f"{prefix}{key}.")
+            lines |= differences(before, after, by_default, f"{prefix}{key}.")
         elif before != after:
             lines[prefix + key] = f"{prefix}{key}: {before} -> {after}"
     return lines

@@ -40,42 +40,27 @@ def validate(
 
     Before every batch the processes ask each other for `stop_requested`; where one has been asked, all return None.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        total = _total_loss(model, dataset, world, device, precision, batch, stop_requested)
-    finally:
-        model.train(was_training)
-    if total is None:
-        return None
-    tokens, text_bytes = len(dataset.split("val")), int(dataset.manifest["splits"]["val"]["bytes"])
-    return ValidationResult(loss=total / tokens, bits_per_byte=total / (text_bytes * math.log(2)))
-
-
-def _total_loss(
-    model: Decoder,
-    dataset: Dataset,
-    world: World,
-    device: torch.device,
-    precision: Precision,
-    batch: int,
-    stop_requested: Callable[[], bool],
-) -> float | None:
-    """Nats over the whole split and all processes; None when it was left unfinished."""
     stream = dataset.split("val")
     context = model.config.context_length
     windows = stream.scoring_windows(context, dataset.eos_id)
     mine = range(world.rank, len(windows), world.size)
     total = 0.0
-    for first in range(0, math.ceil(len(windows) / world.size), batch):
-        if any(world.sum([stop_requested()], device)):
-            return None
-        chosen = [windows[number] for number in mine[first : first + batch]]
-        # All take equally many passes, as a sharded model needs; one that has no window left scores a row of nothing.
-        inputs = np.zeros((max(1, len(chosen)), context), np.int64)
-        targets = np.full((max(1, len(chosen)), context), IGNORE, np.int64)
-        for row, (ids, wanted) in enumerate(chosen):
-            inputs[row, : len(ids)], targets[row, : len(wanted)] = ids, wanted
-        with precision.autocast(device):
-            total += model(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)).item()
-    return world.sum([total], device)[0]
+    was_training = model.training
+    model.eval()
+    try:
+        for first in range(0, math.ceil(len(windows) / world.size), batch):
+            if any(world.sum([stop_requested()], device)):
+                return None
+            chosen = [windows[number] for number in mine[first : first + batch]]
+            # All take equally many passes, as a sharded model needs; with no window left they score a row of nothing.
+            inputs = np.zeros((max(1, len(chosen)), context), np.int64)
+            targets = np.full((max(1, len(chosen)), context), IGNORE, np.int64)
+            for row, (ids, wanted) in enumerate(chosen):
+                inputs[row, : len(ids)], targets[row, : len(wanted)] = ids, wanted
+            with precision.autocast(device):
+                total += model(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)).item()
+    finally:
+        model.train(was_training)
+    (total,) = world.sum([total], device)
+    text_bytes = int(dataset.manifest["splits"]["val"]["bytes"])
+    return ValidationResult(loss=total / len(stream), bits_per_byte=total / (text_bytes * math.log(2)))
