@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,30 @@ def before_gradients(event: Callable[[Job], None]) -> None:
 
 
 def in_turn(argv: list[str]) -> None:
-    """Several runs one after the other, their command lines apart by a `+`."""
+    """Several runs one after the other, their command lines apart by a `+`; says which reducers outlived their group.
+
+    One that does ends it while it holds the interpreter's lock, which can be a deadlock.
+    """
+    outlived: list[bool] = []
+    reducers: list[weakref.ref[Any]] = []
+    destroy = dist.destroy_process_group
+
+    def event(job: Job) -> None:
+        if isinstance(job.network, DistributedDataParallel):
+            reducers.append(weakref.ref(job.network.reducer))
+
+    def destroying() -> None:
+        outlived.extend(reducer() is not None for reducer in reducers)
+        destroy()
+
+    before_gradients(event)
+    dist.destroy_process_group = destroying
     while "+" in argv:
         end = argv.index("+")
         train.main(argv[:end])
         argv = argv[end + 1 :]
     train.main(argv)
+    leave(outlived=outlived)
 
 
 def sigkill_in_step(argv: list[str]) -> None:

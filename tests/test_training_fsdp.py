@@ -165,6 +165,8 @@ def test_sigterm_to_one_process_stops_all(project: Path, strategy: str) -> None:
     run, straight = project / "runs" / "tiny", project / "runs" / "straight"
     assert [checkpoint.step for checkpoint in Run(run).checkpoints()] == [6, 9]
     run_program(project, "in_turn", *arguments, "+", "tiny.py", *arguments, "--name", "straight")
+    for said in seen(project):
+        assert (len(said["outlived"]) > 0) is (strategy == "ddp") and not any(said["outlived"])
     assert_same(straight, run)
     assert (run / "samples.jsonl").read_text() == (straight / "samples.jsonl").read_text()
 

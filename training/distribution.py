@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -67,6 +68,9 @@ def world_from_environment() -> World:
     )
 
 
+_replicated: WeakSet[DistributedDataParallel] = WeakSet()  # what the process group must not end before
+
+
 @contextmanager
 def process_group(world: World, device: torch.device) -> Iterator[None]:
     """Join the other processes, over NCCL between GPUs and gloo between CPUs; leave when the block ends."""
@@ -79,6 +83,10 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        # A reducer that outlives the group ends it while it holds the interpreter's lock, for which the threads of
+        # gloo that it then waits for may be waiting: a deadlock.
+        for network in _replicated:
+            network.reducer = network.logger = None
         dist.destroy_process_group()
 
 
@@ -106,7 +114,9 @@ def distribute(
     if strategy == "ddp":
         # Its new name, which the warning is about, is not in the oldest PyTorch that is supported.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated")
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        network = DistributedDataParallel(model, broadcast_buffers=False)
+        _replicated.add(network)
+        return network
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--distribution.strategy fsdp cannot run on {device.type}; use ddp, or --device cpu")
     # The warning is of in-place operations on a group's output; the decoder has none.
