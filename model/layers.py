@@ -56,13 +56,12 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=config.bias)
         self.value = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=config.bias)
         self.output = nn.Linear(self.heads * self.head_dim, config.width, bias=config.bias)
-        self.value_gate = nn.Parameter(torch.ones(self.kv_heads)) if config.has_value_embedding(layer) else None
 
     def forward(
         self,
         x: Tensor,  # (batch, time, width)
         rotary: tuple[Tensor, Tensor] | None,
-        own_values: Tensor | None,  # (batch, time, kv_heads * head_dim), the tokens' value embeddings
+        own_values: Tensor | None,  # (batch, time, kv_heads, head_dim), added to the values
         cache: KVCache | None,
     ) -> Tensor:  # (batch, time, width)
         batch, time, _ = x.shape
@@ -71,9 +70,8 @@ class Attention(nn.Module):
         key = self.key(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
         value = self.value(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
         # query: (batch, heads, time, head_dim); key, value: (batch, kv_heads, time, head_dim)
-        if own_values is not None and self.value_gate is not None:
-            own = own_values.view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
-            value = value + (self.value_gate[:, None, None] * own).type_as(value)
+        if own_values is not None:
+            value = value + own_values.transpose(1, 2).type_as(value)
         if self.qk_norm:
             query = F.rms_norm(query, (self.head_dim,), eps=self.eps)
             key = F.rms_norm(key, (self.head_dim,), eps=self.eps)
@@ -144,13 +142,17 @@ class Block(nn.Module):
         self.mlp_norm = Norm(config)
         self.mlp = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
+        own_values = config.has_value_embedding(layer)
+        self.value_gate = nn.Parameter(torch.ones(config.key_value_heads)) if own_values else None
 
     def forward(
         self,
         x: Tensor,  # (batch, time, width)
         rotary: tuple[Tensor, Tensor] | None,
-        own_values: Tensor | None,
+        own_values: Tensor | None,  # (batch, time, kv_heads * head_dim), the tokens' value embeddings
         cache: KVCache | None,
     ) -> Tensor:  # (batch, time, width)
+        if own_values is not None and self.value_gate is not None:
+            own_values = self.value_gate[:, None] * own_values.unflatten(-1, (len(self.value_gate), -1))
         x = x + self.dropout(self.attention(self.attention_norm(x), rotary, own_values, cache))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))

@@ -39,7 +39,7 @@ from common.cli import parse_command
 from common.errors import UserError
 from common.runs import RUNS_ROOT, Run
 from model import Decoder
-from model.device import Precision
+from model.device import choose_precision
 from model.functions import IGNORE
 from model.layers import Block
 from training.batches import Batches
@@ -54,7 +54,7 @@ from training.run import make_job, resume
 from training.validation import validate
 
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-CPU, FP32 = torch.device("cpu"), Precision("fp32", "exact")
+CPU = torch.device("cpu")
 STRATEGIES = ("ddp", "fsdp")
 
 
@@ -354,7 +354,8 @@ def jobs_of(argv: list[str]) -> Iterator[tuple[str, Job]]:
             arguments = [*argv, "--distribution.strategy", strategy]
             config = parse_command(train.TrainCommand, RunConfig, arguments, "rank_programs.py").config
             run = Run(RUNS_ROOT / config.name)
-            job = make_job(config, run, split_batch(config, world.size), world, CPU, FP32)
+            precision = choose_precision(CPU, config.precision)
+            job = make_job(config, run, split_batch(config, world.size), world, CPU, precision)
             resume(job, Console(stderr=True, quiet=True))
             yield strategy, job
 
