@@ -1,9 +1,10 @@
 """Wall time to one loss, nanoGPT against ours: python -m benchmarks.time_to_loss --peer PATH.
 
-nanoGPT trains on the quickstart's tokens with each of several learning rates, then with the best one on further
-seeds; ours is given a tenth of the wall time that nanoGPT's best run took. Both are scored by the same function on
-the whole held-out set. Times count training alone, compiling included. Finished runs are kept in a file, so the command
-can be interrupted and repeated.
+nanoGPT trains on our config's tokens with each of several learning rates, then with the best one on further seeds.
+Ours is given a tenth of the wall time that nanoGPT took at its best rate: once with our config as it is, and once with
+as many blocks of the same width as nanoGPT has. All are scored in the same windows of the whole held-out set. Times are
+those of the training loops, compiling included. Finished runs are kept in a file, so the command can be interrupted and
+repeated.
 """
 
 from common.threads import bind_threads
@@ -12,11 +13,11 @@ bind_threads()
 
 import math  # noqa: E402
 import shutil  # noqa: E402
-import statistics  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
 from dataclasses import dataclass, replace  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -29,9 +30,11 @@ from benchmarks.runs import Result, Results, spread, train  # noqa: E402
 from common.cli import load_config, run_command  # noqa: E402
 from common.runs import RUNS_ROOT  # noqa: E402
 from data_pipeline.shards import Dataset  # noqa: E402
+from model import Decoder, ModelConfig  # noqa: E402
 from training.config import RunConfig  # noqa: E402
 
-MICRO_BATCH = 8  # windows, as ours
+MICRO_BATCH = 8  # windows of nanoGPT
+OURS = "ours"
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,17 @@ class TimeToLossCommand:
     peer: str
     """A nanoGPT checkout."""
     config: str = "configs/quickstart.py"
-    """Our config; nanoGPT gets its data, vocabulary, context, layers and width, and heads of 64."""
+    """Our config; nanoGPT gets its data, vocabulary and context."""
+    layers: int = 6
+    """Blocks of nanoGPT."""
+    width: int = 320
+    """Width of nanoGPT, in heads of 64."""
     rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 3e-3)
     """Learning rates that nanoGPT tries with the first seed."""
     steps: int = 735
-    """Steps of nanoGPT, each of our config's tokens per step."""
+    """Steps of nanoGPT."""
+    tokens_per_step: int = 4096
+    """Tokens of each step of nanoGPT."""
     seeds: int = 3
     """Seeds of both."""
     fraction: float = 0.1
@@ -56,12 +65,16 @@ class TimeToLossCommand:
     """Where finished runs are kept."""
 
 
+def in_size_of_nanogpt(command: TimeToLossCommand, model: ModelConfig) -> ModelConfig:
+    return replace(model, layers=command.layers, width=command.width, heads=command.width // 64)
+
+
 def run_peer(command: TimeToLossCommand, rate: float, seed: int) -> Result:
     """Train nanoGPT once and score it."""
     config = load_config(command.config, RunConfig)
     dataset = Dataset(config.data.directory)
-    shape = replace(config.model, heads=config.model.width // 64)
-    accumulation = config.batch.tokens_per_step // (MICRO_BATCH * shape.context_length)
+    shape = in_size_of_nanogpt(command, config.model)
+    accumulation = command.tokens_per_step // (MICRO_BATCH * shape.context_length)
     peer = Peer(command.peer, shape, rate, seed, command.compiled)
     stream = dataset.split("train")
     tokens = stream.read(0, len(stream)).astype(np.uint16)
@@ -73,7 +86,9 @@ def run_peer(command: TimeToLossCommand, rate: float, seed: int) -> Result:
         if step % 20 == 0:
             print(f"nanoGPT {rate:g}, seed {seed}: step {step}, loss {loss:.3f}", flush=True)
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "step": command.steps, **score_peer(peer, dataset, shape.context_length)}
+    parameters = sum(parameter.numel() for parameter in peer.model.parameters())
+    scores = score_peer(peer, dataset, shape.context_length)
+    return {"parameters": parameters, "seconds": seconds, "step": command.steps, **scores}
 
 
 def score_peer(peer: Peer, dataset: Dataset, context: int) -> dict[str, float]:
@@ -88,55 +103,65 @@ def score_peer(peer: Peer, dataset: Dataset, context: int) -> dict[str, float]:
     return {"val/loss": total / tokens, "val/bits_per_byte": total / (text_bytes * math.log(2))}
 
 
-def run_ours(command: TimeToLossCommand, seconds: float, seed: int) -> Result:
-    """Train our config from scratch for so long."""
+def run_ours(command: TimeToLossCommand, seconds: float, seed: int, same_size: bool) -> Result:
+    """Train our config from scratch for so long, in its own size or in nanoGPT's."""
     name = f"time_to_loss_{seed}"
     shutil.rmtree(RUNS_ROOT / name, ignore_errors=True)
-    budget = ("--budget.minutes", f"{seconds / 60:.4f}", "--validation.every", "100000", "--seed", str(seed))
-    result = train(command.config, name, budget)
+    arguments = ["--budget.minutes", f"{seconds / 60:.4f}", "--validation.every", "100000", "--seed", str(seed)]
+    model = load_config(command.config, RunConfig).model
+    if same_size:
+        model = in_size_of_nanogpt(command, model)
+        arguments += ["--model.layers", str(model.layers), "--model.width", str(model.width)]
+        arguments += ["--model.heads", str(model.heads)]
+    result = train(command.config, name, arguments)
     shutil.rmtree(RUNS_ROOT / name, ignore_errors=True)
-    return result
+    return {"parameters": Decoder(model).parameter_count(), **result}
 
 
-def measure(command: TimeToLossCommand, results: Results) -> tuple[list[Result], list[Result]]:
-    """All runs, nanoGPT's at its best rate and ours, one a seed; those done before are not repeated."""
-    about = {"config": command.config, "steps": command.steps}
+def measure(command: TimeToLossCommand, results: Results) -> dict[str, list[Result]]:
+    """All runs by who ran, one a seed, nanoGPT's at its best rate; those done before are not repeated.
 
-    def peer(rate: float, seed: int) -> Result:
-        key = {**about, "who": "nanoGPT", "rate": rate, "seed": seed}
-        if not results.find(**key):
-            results.add({**key, **run_peer(command, rate, seed)})
-        return results.find(**key) or {}
+    Ours follow nanoGPT's seed by seed, so that a machine that changes its speed does so for all.
+    """
+    about = {name: getattr(command, name) for name in ("config", "layers", "width", "steps", "tokens_per_step")}
 
-    tried = [peer(rate, 0) for rate in command.rates]
-    best = min(tried, key=lambda row: row["val/loss"])["rate"]
-    theirs = [peer(best, seed) for seed in range(command.seeds)]
-    seconds = round(command.fraction * statistics.median(row["seconds"] for row in theirs), 1)
-    ours = []
+    def once(run: Callable[..., Result], *arguments: Any, **key: Any) -> Result:
+        if not results.find(**about, **key):
+            results.add({**about, **key, **run(command, *arguments)})
+        return results.find(**about, **key) or {}
+
+    def nanogpt(rate: float, seed: int) -> Result:
+        return once(run_peer, rate, seed, who="nanoGPT", rate=rate, seed=seed)
+
+    best = min((nanogpt(rate, 0) for rate in command.rates), key=lambda row: row["val/loss"])["rate"]
+    runs: dict[str, list[Result]] = {f"nanoGPT at {best:g}": [], OURS: [], f"{OURS}, in its size": []}
     for seed in range(command.seeds):
-        key = {**about, "who": "ours", "given": seconds, "seed": seed}
-        if not results.find(**key):
-            results.add({**key, **run_ours(command, seconds, seed)})
-        ours.append(results.find(**key) or {})
-    return theirs, ours
+        theirs, *ours = runs.values()
+        theirs.append(nanogpt(best, seed))
+        seconds = round(command.fraction * theirs[-1]["seconds"], 1)
+        for rows, same_size in zip(ours, (False, True), strict=True):
+            key = {"who": OURS, "same_size": same_size, "given": seconds, "seed": seed}
+            rows.append(once(run_ours, seconds, seed, same_size, **key))
+    return runs
 
 
 def main(argv: Sequence[str]) -> None:
     command = tyro.cli(TimeToLossCommand, args=argv, prog="python -m benchmarks.time_to_loss")
     Path(command.out).parent.mkdir(parents=True, exist_ok=True)
     results = Results(Path(command.out))
-    theirs, ours = measure(command, results)
-    table = Table("", "held-out loss", "bits per byte", "seconds", "steps", title_justify="left")
-    console = Console(width=110)
-    for row in results.rows:
-        if row["who"] == "nanoGPT" and row["seed"] == 0:
-            table.add_row(f"nanoGPT at {row['rate']:g}, seed 0", *figures([row]))
-    table.add_row(f"nanoGPT at {theirs[0]['rate']:g}, {len(theirs)} seeds", *figures(theirs))
-    table.add_row(f"ours, {len(ours)} seeds", *figures(ours))
+    runs = measure(command, results)
+    table = Table("", "parameters", "held-out loss", "bits per byte", "seconds", "steps", title_justify="left")
+    tried = [row for row in results.rows if row["who"] == "nanoGPT" and row["seed"] == 0]
+    for who, rows in {**{f"nanoGPT at {row['rate']:g}, one seed": [row] for row in tried}, **runs}.items():
+        table.add_row(who, f"{rows[0]['parameters'] / 1e6:.1f} M", *figures(rows))
+    console = Console(width=120)
     console.print(table)
-    reached = max(row["val/loss"] for row in ours) <= min(row["val/loss"] for row in theirs)
-    verdict = "every seed of ours is below every seed of nanoGPT" if reached else "not every seed of ours is below"
-    console.print(f"ours had {command.fraction:g} of nanoGPT's time: {verdict}")
+    theirs, *ours = runs.values()
+    for who, rows in zip(list(runs)[1:], ours, strict=True):
+        ahead = sum(mine["val/loss"] <= other["val/loss"] for mine, other in zip(rows, theirs, strict=True))
+        console.print(
+            f"{who}, in {command.fraction:g} of nanoGPT's time: at or below its loss in {ahead} of {len(rows)}"
+        )
 
 
 def figures(rows: list[Result]) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from tiny import run_train
 
 import train as train_program
-from benchmarks import ablation
+from benchmarks import ablation, time_to_loss
 from benchmarks.peer import load_nanogpt
 from benchmarks.runs import Results, spread, train
 from benchmarks.training import Worker
@@ -26,6 +26,44 @@ TINY = RunConfig(
     precision="fp32",
     device="cpu",
 )
+# What of nanoGPT's model.py is called, around the smallest of models.
+NANOGPT = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+
+@dataclass
+class GPTConfig:
+    block_size: int
+    vocab_size: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    dropout: float
+    bias: bool
+
+class GPT(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        assert (config.n_layer, config.n_head) == (1, 2)
+        self.body = nn.Sequential(
+            nn.Embedding(config.vocab_size, config.n_embd), nn.Linear(config.n_embd, config.vocab_size)
+        )
+
+    def forward(self, ids, targets):
+        logits = self.body(ids)
+        return logits, nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def configure_optimizers(self, weight_decay, lr, betas, device_type):
+        return torch.optim.AdamW(self.parameters(), lr, betas, weight_decay=weight_decay)
+"""
+
+
+@pytest.fixture
+def nanogpt(tmp_path: Path) -> str:
+    (tmp_path / "nanogpt").mkdir()
+    (tmp_path / "nanogpt" / "model.py").write_text(NANOGPT)
+    return str(tmp_path / "nanogpt")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -69,6 +107,38 @@ def test_finished_runs_are_kept(tmp_path: Path) -> None:
     assert again.find(who="ours", seed=1) == {"who": "ours", "seed": 1, "val/loss": 3.0}
     assert again.find(who="ours", seed=2) is None
     assert spread([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0"
+
+
+def test_time_to_loss(
+    project: Path, nanogpt: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The best of the rates is the one compared; asked again, nothing is run twice."""
+    monkeypatch.chdir(project)
+    arguments = ("--config", "tiny.py", "--peer", nanogpt, "--no-compiled", "--rates", "1e-9", "0.01", "--seeds", "1")
+    arguments = (
+        *arguments,
+        "--steps",
+        "30",
+        "--tokens-per-step",
+        "512",
+        "--layers",
+        "1",
+        "--width",
+        "128",
+        "--fraction",
+        "20",
+    )
+    time_to_loss.main(arguments)
+    first = capsys.readouterr().out
+    assert "nanoGPT at 0.01 " in first and "ours, in its size, in 20 of nanoGPT's time: at or below its loss" in first
+    rows = Results(Path("benchmarks/results/time_to_loss.jsonl")).rows
+    losses = {(row["who"], row.get("rate"), row.get("same_size")): row["val/loss"] for row in rows}
+    assert losses["nanoGPT", 0.01, None] < losses["nanoGPT", 1e-9, None] - 0.1
+    assert list(losses)[2:] == [("ours", None, False), ("ours", None, True)]
+    monkeypatch.setattr(time_to_loss, "train", None)
+    monkeypatch.setattr(time_to_loss, "run_peer", None)
+    time_to_loss.main(arguments)
+    assert capsys.readouterr().out == first[first.index("┏") :]
 
 
 def test_a_run_as_a_measurement(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
