@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.activations import Checkpointing, run_block
+from model.activations import Checkpointing
 from model.cache import KVCache
 from model.config import ModelConfig
 from model.functions import linear_cross_entropy, token_losses
@@ -117,7 +117,7 @@ class Decoder(nn.Module):
             if self.residual_scale is not None and self.embedding_scale is not None:
                 x = self.residual_scale[layer] * x + self.embedding_scale[layer] * first
             own = self.value_embeddings[str(layer)](ids) if str(layer) in self.value_embeddings else None
-            x = run_block(block, x, rotary, own, cache, self.activation_checkpointing if self.training else "none")
+            x = block(x, rotary, own, cache, self.activation_checkpointing if self.training else "none")
         if cache is not None:
             cache.advance(ids.shape[1])
         return self.final_norm(x)

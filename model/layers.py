@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.activations import Checkpointing, checkpointed
 from model.cache import KVCache
 from model.config import ModelConfig
 from model.functions import causal_attention, compute_dtype
@@ -151,7 +152,14 @@ class Block(nn.Module):
         rotary: tuple[Tensor, Tensor] | None,
         own_values: Tensor | None,  # (batch, time, kv_heads * head_dim), the tokens' value embeddings
         cache: KVCache | None,
+        checkpointing: Checkpointing = "none",
     ) -> Tensor:  # (batch, time, width)
+        # In here, so that a compiled block has it inside: outside, "selective" could not see what to keep.
+        return checkpointed(self.pass_through, checkpointing, x, rotary, own_values, cache)
+
+    def pass_through(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, own_values: Tensor | None, cache: KVCache | None
+    ) -> Tensor:
         if own_values is not None and self.value_gate is not None:
             own_values = self.value_gate[:, None] * own_values.unflatten(-1, (len(self.value_gate), -1))
         x = x + self.dropout(self.attention(self.attention_norm(x), rotary, own_values, cache))
