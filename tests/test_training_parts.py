@@ -319,12 +319,19 @@ def test_shapes_out_of_range_are_refused() -> None:
             ModelConfig(**changes).check()  # type: ignore[arg-type]
 
 
-def test_accumulation_is_derived() -> None:
+@pytest.mark.parametrize(("processes", "passes", "windows"), [(1, 8, 8), (4, 2, 8), (16, 1, 4), (64, 1, 1)])
+def test_the_passes_of_a_step_are_derived(processes: int, passes: int, windows: int) -> None:
     config = RunConfig(batch=BatchConfig(tokens_per_step=65_536, micro_batch_size=8))
-    assert split_batch(config, 1).accumulation == 8
-    assert split_batch(config, 4).accumulation == 2
-    with pytest.raises(UserError, match="49,152 or 73,728"):
+    split = split_batch(config, processes)
+    assert (split.accumulation, split.micro_batch, split.tokens_per_step) == (passes, windows, 65_536)
+
+
+def test_a_step_that_does_not_come_out_even_is_refused() -> None:
+    config = RunConfig(batch=BatchConfig(tokens_per_step=65_536, micro_batch_size=8))
+    with pytest.raises(UserError, match="64,512 or 67,584"):
         split_batch(config, 3)
+    with pytest.raises(UserError, match="tokens-per-step 131,072"):
+        split_batch(config, 128)
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "configs").glob("*.py")), ids=lambda path: path.stem)

@@ -27,7 +27,7 @@ class BatchConfig:
     tokens_per_step: int = 65_536
     """Tokens per optimizer step over all processes."""
     micro_batch_size: int = 8
-    """Sequences that one process holds at a time; lower it when memory runs out."""
+    """Sequences that one process holds at a time, at most; lower it when memory runs out."""
 
 
 @dataclass(frozen=True)

@@ -45,44 +45,34 @@ class BatchSplit:
 
 
 def split_batch(config: RunConfig, world_size: int) -> BatchSplit:
-    """Derive gradient accumulation from the tokens per step that the user set.
+    """Derive the passes of a step from the tokens per step that the user set.
 
     Raises:
         UserError: it does not come out even; the message names the nearest values that do.
     """
-    context, micro, wanted = config.model.context_length, config.batch.micro_batch_size, config.batch.tokens_per_step
-    unit = context * micro * world_size
-    accumulation, rest = divmod(wanted, unit)
-    if rest or accumulation < 1:
-        legal = [f"{unit * n:,}" for n in (accumulation, accumulation + 1) if n]
-        smaller = [m for m in range(micro, 0, -1) if wanted % (context * m * world_size) == 0]
-        or_micro = f", or --batch.micro-batch-size {smaller[0]}" if smaller else ""
-        raise UserError(
-            f"batch.tokens_per_step {wanted:,} cannot be split into micro-batches of {micro} sequences x {context} "
-            f"tokens on {world_size} process(es), {unit:,} tokens together; "
-            f"nearest legal: --batch.tokens-per-step {' or '.join(legal)}{or_micro}"
-        )
-    return BatchSplit(context, micro, accumulation, world_size, sequence=context)
+    context = config.model.context_length
+    return _split("batch", config.batch.tokens_per_step, context, config.batch.micro_batch_size, world_size, context)
 
 
 def split_opening(config: RunConfig, main: BatchSplit) -> BatchSplit:
-    """The split of the opening, whose micro-batches are as large as that of `main` or, if its steps are small, smaller.
+    """The same of the opening's steps, with micro-batches at most as large as that of `main`."""
+    wanted, sequence = config.opening.tokens_per_step, config.opening.context_length
+    tokens = wanted or main.tokens_per_step
+    return _split("opening", tokens, main.context, main.micro_batch, main.world, sequence or main.context)
 
-    Raises:
-        UserError: its tokens per step do not come out even.
-    """
-    wanted = config.opening.tokens_per_step or main.tokens_per_step
-    windows, rest = divmod(wanted, main.context * main.world)  # of one process
+
+def _split(part: str, tokens: int, context: int, largest: int, world: int, sequence: int) -> BatchSplit:
+    """As few micro-batches of at most `largest` windows as there can be of equal size."""
+    unit = context * world
+    windows, rest = divmod(tokens, unit)  # of one process
     if rest or windows < 1:
-        unit = main.context * main.world
         legal = " or ".join(f"{unit * n:,}" for n in (windows, windows + 1) if n)
         raise UserError(
-            f"opening.tokens_per_step {wanted:,} is not a whole number of windows of {main.context} tokens on "
-            f"{main.world} process(es); nearest legal: --opening.tokens-per-step {legal}"
+            f"{part}.tokens_per_step {tokens:,} is not a whole number of windows of {context} tokens on each of "
+            f"{world} process(es); nearest legal: --{part}.tokens-per-step {legal}"
         )
-    micro = next(size for size in range(main.micro_batch, 0, -1) if windows % size == 0)
-    sequence = config.opening.context_length or main.context
-    return BatchSplit(main.context, micro, windows // micro, main.world, sequence)
+    micro = next(size for size in range(min(largest, windows), 0, -1) if windows % size == 0)
+    return BatchSplit(context, micro, windows // micro, world, sequence)
 
 
 def check_data(config: RunConfig, dataset: Dataset) -> None:
