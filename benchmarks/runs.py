@@ -14,6 +14,7 @@ from typing import Any
 from common.errors import UserError
 from common.files import read_json_lines
 from common.runs import RUNS_ROOT, Run
+from common.threads import unbound
 
 Result = dict[str, Any]
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
@@ -47,7 +48,9 @@ def train(config: str, name: str, arguments: Sequence[str], threads: int | None 
     environment = dict(os.environ)
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
-    if subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode:
+    with unbound():
+        status = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode
+    if status:
         raise UserError(f"this run failed: {' '.join(command)}")
     rows = [row for row in read_json_lines(Run(RUNS_ROOT / name).metrics) if "val/loss" in row]
     return {key: rows[-1][key] for key in ("step", "tokens", "seconds", "val/loss", "val/bits_per_byte")}

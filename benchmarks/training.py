@@ -21,6 +21,7 @@ from benchmarks.table import Measurement, alternate, report
 from benchmarks.worker import Variant
 from common.cli import parse_command, run_command
 from common.errors import UserError
+from common.threads import unbound
 from model.device import choose_device, choose_precision
 from training.config import RunConfig
 
@@ -59,9 +60,10 @@ class Worker:
         environment = dict(os.environ)
         if variant.processes > 1:  # share the cores, as one process has them
             environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // variant.processes))
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        with unbound():
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            )
 
     def __call__(self) -> Measurement:
         """Take one step. Raises UserError when the worker has died."""

@@ -8,6 +8,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+GIVEN = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()  # cores, before any binding
 
 # Names of <malloc.h>, whose numbers are part of the ABI.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -23,6 +27,24 @@ def bind_threads() -> None:
     if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1 and "OMP_NUM_THREADS" not in os.environ:
         os.environ.setdefault("OMP_PROC_BIND", "true")
         os.environ.setdefault("OMP_PLACES", "cores")
+
+
+@contextmanager
+def unbound() -> Iterator[None]:
+    """Within, what this thread starts may run on all cores that the process was given.
+
+    A bound thread passes its one core on: to other threads, which then get in its way, and to processes, which then
+    have no other.
+    """
+    if not hasattr(os, "sched_setaffinity"):  # not in macOS and Windows, where nothing is bound
+        yield
+        return
+    bound = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, GIVEN)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, bound)
 
 
 def keep_freed_memory() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from common.files import atomic_write, read_json_lines, sync_file
 from common.runs import Checkpoint
+from common.threads import unbound
 from training.histograms import Histogram
 from training.job import Job
 from training.tensorboard import start_tensorboard
@@ -67,9 +68,10 @@ class Tracker:
         """Log `job` from its present step on; `wandb_id` is that of the W&B run it resumes, if there was one."""
         self.metrics = JsonLines(job.run.metrics, job.progress.step)
         self.samples = JsonLines(job.run.samples, job.progress.step)
-        wandb = start_wandb(job, wandb_id)
+        with unbound():
+            wandb = start_wandb(job, wandb_id)
+            found: list[Dashboard | None] = [wandb, start_tensorboard(job)]
         self.wandb_id = wandb.id if wandb else wandb_id
-        found: list[Dashboard | None] = [wandb, start_tensorboard(job)]
         self._dashboards = [dashboard for dashboard in found if dashboard]
         self._said: set[str] = set()
 

@@ -1,0 +1,58 @@
+"""Threads stay on their cores, and what is started beside them does not have to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_benchmarks import TINY
+from tiny import PROJECT, environment
+
+from benchmarks.training import Worker
+from benchmarks.worker import Variant
+
+# A bound process says where it may run, and where processes that it starts may.
+PROGRAM = """
+import os, subprocess, sys
+from common.threads import bind_threads, unbound
+bind_threads()
+import torch
+child = [sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)), flush=True)"]
+print(len(os.sched_getaffinity(0)), flush=True)
+subprocess.run(child)
+with unbound():
+    subprocess.run(child)
+print(len(os.sched_getaffinity(0)), flush=True)
+"""
+
+several_cores = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores, and Linux"
+)
+
+
+@several_cores
+def test_what_a_bound_process_starts_can_have_all_cores() -> None:
+    variables = environment(PYTHONPATH=str(PROJECT))
+    variables.pop("OMP_NUM_THREADS", None)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=variables, capture_output=True, text=True, check=True)
+    assert [int(line) for line in done.stdout.split()] == [1, 1, len(os.sched_getaffinity(0)), 1]
+
+
+@several_cores
+def test_a_benchmark_worker_has_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the process that starts it was bound when it loaded PyTorch."""
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    given = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(given)})
+    try:
+        worker = Worker(Variant(TINY))
+    finally:
+        os.sched_setaffinity(0, given)
+    worker()
+    threads = [int(task.name) for task in Path(f"/proc/{worker.process.pid}/task").iterdir()]
+    cores = set().union(*(os.sched_getaffinity(thread) for thread in threads))
+    worker.close()
+    assert cores == given
