@@ -30,22 +30,36 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def spread_of(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def cell(spread: dict[str, float] | None) -> str:
+    """`median (minimum to maximum)`."""
+    if spread is None:
+        return "n/a"
+    middle, low, high = (number(spread[key]) for key in ("median", "min", "max"))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
 def report(title: str, results: dict[str, list[Measurement]], ratio_of: str, json_file: str | None) -> None:
-    """Print median (minimum to maximum) of every figure, and each variant's median ratio of `ratio_of` to the first."""
-    first = next(iter(results))
+    """Print every figure of every variant, and each variant's ratio of `ratio_of` to the first.
+
+    A figure that a variant does not have is "n/a" in the table and null in the file.
+    """
+    base = next(iter(results.values()))
     rows: dict[str, dict[str, Any]] = {}
-    table = Table("variant", *results[first][0], f"{ratio_of}, ratio to first", title=title, title_justify="left")
     for name, rounds in results.items():
-        cells, row = [], {}
-        for figure in rounds[0]:
-            values = [measured[figure] for measured in rounds]
-            row[figure] = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-            cells.append(f"{number(statistics.median(values))} ({number(min(values))} to {number(max(values))})")
+        rows[name] = {
+            figure: spread_of([measured[figure] for measured in rounds]) if figure in rounds[0] else None
+            for figure in base[0]
+        }
         # Round by round: both halves of a ratio then saw the same machine.
-        ratios = [mine[ratio_of] / base[ratio_of] for mine, base in zip(rounds, results[first], strict=True)]
-        row["ratio"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-        table.add_row(name, *cells, f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-        rows[name] = row
+        ratios = [mine[ratio_of] / other[ratio_of] for mine, other in zip(rounds, base, strict=True)]
+        rows[name][f"{ratio_of}, ratio to first"] = spread_of(ratios)
+    table = Table("", *rows, title=title, title_justify="left")
+    for figure in next(iter(rows.values())):
+        table.add_row(figure, *(cell(row[figure]) for row in rows.values()))
     console = Console()
     console = console if console.is_terminal else Console(width=200)  # a file has no width to keep to
     console.print(table)

@@ -12,10 +12,12 @@ import train as train_program
 from benchmarks import ablation, time_to_loss
 from benchmarks.peer import load_nanogpt
 from benchmarks.runs import Results, spread, train
+from benchmarks.table import report
 from benchmarks.training import Worker
 from benchmarks.worker import Variant
 from common.cli import parse_command
 from common.errors import UserError
+from common.files import read_json
 from model.config import ModelConfig
 from training.config import BatchConfig, RunConfig
 
@@ -98,6 +100,15 @@ def test_every_ablation_changes_the_quickstart(variant: str) -> None:
     varied.check()
     plain = parse_command(train_program.TrainCommand, RunConfig, [config], "train.py").config
     assert (varied == plain) == (variant == "default")
+
+
+def test_what_a_variant_does_not_measure_is_not_made_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = [{"tokens/s": 30.0, "peak": 2.0}, {"tokens/s": 40.0, "peak": 2.0}]
+    report("title", {"ours": ours, "theirs": [{"tokens/s": 15.0}, {"tokens/s": 10.0}]}, "tokens/s", str(tmp_path / "f"))
+    assert "n/a" in capsys.readouterr().out
+    theirs = read_json(tmp_path / "f")["variants"]["theirs"]
+    assert theirs["peak"] is None
+    assert theirs["tokens/s, ratio to first"] == {"median": 0.375, "min": 0.25, "max": 0.5}
 
 
 def test_finished_runs_are_kept(tmp_path: Path) -> None:
