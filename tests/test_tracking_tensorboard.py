@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def test_killed_and_resumed_run_has_no_step_twice(project: Path) -> None:
     """What was logged before a checkpoint was flushed with it; what was logged after it comes again."""
     arguments = (TENSORBOARD, "--budget.steps", "24", "--checkpoint.every", "10", "--validation.every", "24")
     kill_when(lambda run: (run / "checkpoints" / "step_00000010").is_dir(), project, *arguments)
+    time.sleep(1)  # TensorBoard reads its files in the order of the seconds in their names
     run_train(project, *arguments)
     assert_holds(load(project / "runs" / "tiny"), project / "runs" / "tiny")
 

@@ -196,7 +196,7 @@ def test_fp16_that_never_recovers_stops(project: Path, monkeypatch: pytest.Monke
 
 def test_impossible_batch_names_the_nearest(project: Path) -> None:
     result = run_train(project, "--batch.tokens-per-step", "200", expect=2)
-    assert "--batch.tokens-per-step 128 or 256" in result.stderr
+    assert "--batch.tokens-per-step 192 or 224" in result.stderr
 
 
 def test_mistyped_flag_suggests_the_nearest(project: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,7 @@ def world_from_environment() -> World:
     )
 
 
+LAST_DROPS = 0.1  # seconds in which others can have the interpreter's lock
 _replicated: WeakSet[DistributedDataParallel] = WeakSet()  # what the process group must not end before
 
 
@@ -83,8 +85,10 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        # A reducer that outlives the group ends it while it holds the interpreter's lock, for which the threads of
-        # gloo that it then waits for may be waiting: a deadlock.
+        # A thread of gloo may still be waiting for the interpreter's lock, to drop the tensors of its last exchange.
+        # It must have had it before this process ends, or PyTorch aborts.
+        time.sleep(LAST_DROPS)
+        # A reducer that outlives the group would end it while it holds that lock, and wait for the thread: a deadlock.
         for network in _replicated:
             network.reducer = network.logger = None
         dist.destroy_process_group()
