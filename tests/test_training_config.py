@@ -81,17 +81,37 @@ def test_a_run_of_an_older_version_goes_on(project: Path) -> None:
     saved = read_json(run.config)
     del saved["model"]["value_embeddings"], saved["opening"]
     write_json(run.config, saved)
-    checkpoint = run.checkpoints()[-1]
-    state = read_json(checkpoint.path / "state.json")
+    state = read_json(run.checkpoints()[-1].path / "state.json")
     for field in ("spikes", "skipped_steps", "compiled", "cut_short"):
         del state[field]
-    write_json(checkpoint.path / "state.json", state)
-    manifest = read_json(checkpoint.path / "manifest.json")
-    file = checkpoint.path / "state.json"
-    manifest["files"]["state.json"] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-    write_json(checkpoint.path / "manifest.json", manifest)
+    replace_state(run, state)
     refused = run_train(project, "--model.value-embeddings", "1", expect=2).stderr
     assert "model.value_embeddings: 0 -> 1" in refused
     resumed = run_train(project, "--budget.steps", "8").stderr
     assert "resuming runs/tiny at step 4" in resumed
     assert "value_embeddings" not in resumed and "opening" not in resumed
+
+
+def test_an_older_version_that_was_stopped_in_its_validation_goes_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint remembers the step without the length of its sequences."""
+    with monkeypatch.context() as patch:
+        patch.setattr("training.journal.validate", lambda *_: None)
+        run_train(project, "--budget.steps", "4")
+    run = Run(project / "runs" / "tiny")
+    state = read_json(run.checkpoints()[-1].path / "state.json")
+    del state["cut_short"]["sequence"]
+    replace_state(run, state)
+    run_train(project, "--budget.steps", "4")
+    assert "val/loss" in read_metrics(run.path)[-1]
+
+
+def replace_state(run: Run, state: dict[str, Any]) -> None:
+    """Write the last checkpoint's `state.json` anew, and its checksum."""
+    directory = run.checkpoints()[-1].path
+    file = directory / "state.json"
+    write_json(file, state)
+    manifest = read_json(directory / "manifest.json")
+    manifest["files"]["state.json"] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+    write_json(directory / "manifest.json", manifest)

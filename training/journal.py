@@ -86,7 +86,7 @@ class Journal:
         finished = fraction_used(job.config.budget, job.progress) >= 1
         if self._cut_short is None:
             return finished, False
-        step = Step(**self._cut_short)
+        step = Step(**{"sequence": job.split.sequence, **self._cut_short})  # older checkpoints do not say it
         self._skipped -= step.skipped  # it was counted before it was cut short, and is once more
         return finished, self.after_step(job, step, finished, stopping=False)
 
