@@ -39,11 +39,16 @@ class Precision:
     def dtype(self) -> torch.dtype:
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.name]
 
-    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
-        """The context in which forward passes run."""
+    def autocast(self, device: torch.device, keep_weights: bool = False) -> AbstractContextManager[None]:
+        """The context in which forward passes run.
+
+        With `keep_weights` it keeps the weights in its own format from one use to the next, for many short passes. A
+        single pass uses each once, and copies that stay are not only large: lying among what is freed, they leave no
+        room there for the next block's tensors.
+        """
         if self.name == "fp32":
             return nullcontext()
-        return torch.autocast(device.type, dtype=self.dtype)
+        return torch.autocast(device.type, dtype=self.dtype, cache_enabled=keep_weights)
 
 
 def choose_precision(device: torch.device, name: PrecisionName) -> Precision:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 IGNORE = -100  # target value of positions that carry no loss
-CHUNK_LOGITS = 2**24  # logits held at a time, 64 MiB in fp32
+CHUNK_LOGITS = 2**24  # logits held at a time, in the dtype of the products
+CACHED_LOGITS = 2**20  # of these in fp32 at a time: 4 MiB, which stay in a CPU's cache from one pass to the next
 QUERY_BLOCK = 128  # queries taken at a time: of 32 to 256 the fastest at contexts of 128 to 1,024
 
 
@@ -37,8 +38,8 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float
     hidden, weight = hidden.detach(), weight.detach().to(compute_dtype(hidden))
     return torch.cat(
         [
-            _chunk_loss(rows.to(weight.dtype), weight, wanted, softcap, gradient=False)[0]
-            for rows, wanted in zip(*_chunks(hidden, weight, targets), strict=True)
+            _chunk_loss(rows.to(weight.dtype) @ weight.mT, wanted, softcap, gradient=False)
+            for rows, wanted in zip(*_chunks(hidden, targets, CHUNK_LOGITS // len(weight)), strict=True)
         ]
     )
 
@@ -49,22 +50,25 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
 
 
-def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    rows = max(1, CHUNK_LOGITS // len(weight))
-    return hidden.split(rows), targets.split(rows)
+def _chunks(first: Tensor, second: Tensor, rows: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    return first.split(max(1, rows)), second.split(max(1, rows))
 
 
-def _chunk_loss(
-    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None, gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """Losses (positions,) fp32 and, if wanted, the gradient of their sum by the products, (positions, vocab).
+def _chunk_loss(products: Tensor, targets: Tensor, softcap: float | None, gradient: bool) -> Tensor:
+    """Losses (positions,) fp32 of products (positions, vocab), which become their sum's gradient by them, if wanted.
 
-    In place as far as possible: on a CPU this is bound by memory, and each avoided pass counts.
+    On a CPU this is bound by memory: each pass is made in place, over a piece that the cache holds.
     """
+    cached = CACHED_LOGITS if products.device.type == "cpu" else CHUNK_LOGITS
+    pieces = zip(*_chunks(products, targets, cached // products.shape[1]), strict=True)
+    return torch.cat([_row_losses(*piece, softcap, gradient) for piece in pieces])
+
+
+def _row_losses(products: Tensor, targets: Tensor, softcap: float | None, gradient: bool) -> Tensor:
     kept = targets != IGNORE
     column = targets.where(kept, 0)[:, None]
     if softcap is None:
-        logits = (hidden @ weight.mT).float()
+        logits = products.float()
         picked = logits.gather(1, column)
         highest = logits.amax(dim=-1, keepdim=True)
         exponentials = logits.sub_(highest).exp_()
@@ -73,21 +77,22 @@ def _chunk_loss(
     else:
         # softcap * tanh(x / softcap) is 2 * softcap * sigmoid(2 x / softcap) up to a constant, which softmax ignores.
         # A sigmoid is cheaper than tanh, its range makes the usual shift needless, and its slope is s - s^2.
-        sigmoid = (hidden @ weight.mT).float().mul_(2 / softcap).sigmoid_()
+        sigmoid = products.float().mul_(2 / softcap).sigmoid_()
         picked = 2 * softcap * sigmoid.gather(1, column)
         exponentials = (sigmoid * (2 * softcap)).exp_()
         slope = sigmoid
     total = exponentials.sum(dim=-1, keepdim=True)
     losses = (total.log() - picked).squeeze(1) * kept
     if not gradient:
-        return losses, losses
+        return losses
     # Softmax minus one-hot, both times `total`, which is divided out with the mask in one pass.
     by_logits = exponentials.scatter_add_(1, column, -total)
     scale = kept[:, None] / total
     if slope is not None:
         by_logits.mul_(torch.addcmul(slope, slope, slope, value=-1, out=slope))
         scale *= 4  # 2 softcap for the sigmoid's factor, 2 / softcap for its argument's
-    return losses, by_logits.mul_(scale).to(weight.dtype)
+    products.copy_(by_logits.mul_(scale))
+    return losses
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -107,10 +112,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             low = weight.to(dtype)
             start = 0
-            for part, columns in zip(*_chunks(hidden, weight, targets), strict=True):
+            for part, columns in zip(*_chunks(hidden, targets, CHUNK_LOGITS // len(weight)), strict=True):
                 rows = part.to(dtype)
-                losses, by_products = _chunk_loss(rows, low, columns, softcap, gradient=any(wanted))
-                loss += losses.sum()
+                by_products = rows @ low.mT
+                loss += _chunk_loss(by_products, columns, softcap, gradient=any(wanted)).sum()
                 if by_hidden is not None:
                     torch.mm(by_products, low, out=by_hidden[start : start + len(rows)])
                 if by_weight is not None:
@@ -126,7 +131,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         (outer,) = gradients
         return (
             None if by_hidden is None else by_hidden.to(ctx.hidden_dtype) * outer,
-            None if by_weight is None else by_weight * outer,
+            None if by_weight is None else by_weight.mul_(outer),
             None,
             None,
             None,

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_pipeline.shards import Shard, TokenStream
 from model import Decoder, ModelConfig
+from model.device import Precision
 from training.batches import Batches
 
 CONFIG = ModelConfig(
@@ -75,6 +76,17 @@ def test_checkpointing_gives_the_same_gradients_for_less_memory() -> None:
         assert torch.equal(after, state), "later draws would differ"
         sizes.append(size)
     assert sizes[1] < 0.7 * sizes[0] and sizes[2] < 0.5 * sizes[1], sizes
+
+
+def test_no_weight_is_kept_in_the_format_of_autocast() -> None:
+    """What the context keeps for itself lasts as long as it does."""
+    model = Decoder(CONFIG).train()
+    model.activation_checkpointing = "full"
+    ids = torch.randint(0, 97, (4, 49))
+    with Kept() as kept, Precision("bf16", "").autocast(torch.device("cpu")):
+        loss = model(ids[:, :-1], ids[:, 1:])
+        within = kept.bytes()
+    assert within == kept.bytes() and loss.requires_grad
 
 
 def resident_bytes() -> int:

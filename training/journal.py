@@ -170,7 +170,8 @@ class Journal:
         options = SamplingOptions(max_new_tokens=length, temperature=0.8, top_k=50, seed=job.config.seed)
         rows = []
         for prompt in job.config.validation.prompts:
-            with job.precision.autocast(job.device), in_lockstep(job.model), uncompiled(), self._final_weights(job):
+            autocast = job.precision.autocast(job.device, keep_weights=True)
+            with autocast, in_lockstep(job.model), uncompiled(), self._final_weights(job):
                 completion = generate(job.model, job.tokenizer, prompt, options)[0]
             rows.append(
                 {"step": job.progress.step, "tokens": job.progress.tokens, "prompt": prompt, "text": completion.text}
