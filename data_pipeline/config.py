@@ -124,24 +124,24 @@ class ProseFilters:
     max_mean_word_length: float = 10.0
     """Gopher: mean length of a word, in characters."""
     max_symbol_ratio: float = 0.1
-    """Gopher: number of `#`, or of ellipses, per word."""
+    """Gopher: number of `#`, or of ellipses, per word and punctuation mark."""
     max_bullet_lines: float = 0.9
     """Gopher: fraction of lines that begin with a bullet."""
     max_ellipsis_lines: float = 0.3
     """Gopher: fraction of lines that end with an ellipsis."""
     min_alphabetic_words: float = 0.8
-    """Gopher: fraction of words with at least one letter."""
+    """Gopher: fraction of words and punctuation marks with at least one letter."""
     min_stop_words: int = 2
     """Gopher: how many different `stop_words` a text must contain."""
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
     """Gopher's list for English; give another for another language."""
     max_duplicate_lines: float = 0.3
-    """Gopher: fraction of lines that repeat an earlier one."""
+    """Gopher: fraction of lines, and of paragraphs, that repeat an earlier one."""
     max_duplicate_line_characters: float = 0.2
-    """Gopher: fraction of characters in lines that repeat an earlier one."""
+    """Gopher: fraction of characters in lines, and in paragraphs, that repeat an earlier one."""
     max_top_ngram: tuple[float, float, float] = (0.20, 0.18, 0.16)
-    """Gopher: fraction of characters in the most frequent 2-, 3- and 4-gram, where it occurs more than once."""
-    max_duplicate_ngrams: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
+    """Gopher: fraction of characters in the most frequent 2-, 3- and 4-gram."""
+    max_duplicate_ngrams: tuple[float, float, float, float, float, float] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
     """Gopher: fraction of characters in repeated 5-, 6-, 7-, 8-, 9- and 10-grams."""
     min_words_for_repetition: int = 50
     """Shorter texts are not measured for repeated n-grams: there a name that occurs twice is already too much."""
@@ -151,6 +151,10 @@ class ProseFilters:
     """FineWeb: fraction of lines of at most 30 characters."""
     max_newlines_per_word: float = 0.3
     """FineWeb: newlines per word."""
+    max_repeated_characters: float = 0.1
+    """FineWeb: fraction of characters in lines that repeat an earlier one; 0.1 in the paper, 0.01 in datatrove."""
+    min_sentences: int = 0
+    """C4: sentences in lines that end like one. C4 asks for 5, and so drops braces, lists, tables and short entries."""
     max_word_characters: int = 1000
     """C4: a longer word marks base64, minified text or a list of links."""
 

@@ -14,19 +14,24 @@ from common.errors import UserError
 from common.files import only_process_in
 from data_pipeline import (
     cleaning,
+    code_signals,
     collect,
     deduplication,
     encoding,
     filters,
     hub,
+    lines,
     manifest,
     minhash,
+    prose_signals,
     python_code,
     shards,
+    signals,
     split,
     text_files,
     tokenizer_training,
     wikipedia,
+    words,
 )
 from data_pipeline import tokenizer as tokenizer_module
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig
@@ -34,7 +39,7 @@ from data_pipeline.documents import Counts, map_documents
 from data_pipeline.stages import StageResult, StageRunner, code_of, input_tasks, process_pool
 from data_pipeline.tokenizer import Tokenizer
 
-STAGE_COUNT = 12
+STAGE_COUNT = 13
 
 
 def curate(config: DataConfig, out: Path, workers: int) -> dict[str, Any]:
@@ -98,12 +103,6 @@ def clean_shard(task: str, directory: Path, argument: tuple[Path, Any]) -> Count
     return map_documents(path, kept, dropped, lambda document: cleaning.clean(document, config))
 
 
-def filter_shard(task: str, directory: Path, argument: tuple[Path, Any]) -> Counts:
-    path, config = argument
-    kept, dropped = directory / f"{task}.jsonl", directory / "dropped" / f"{task}.jsonl"
-    return map_documents(path, kept, dropped, lambda document: filters.filter_reason(document, config))
-
-
 def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Part]) -> StageResult:
     """Collect, clean, filter and deduplicate."""
     collected = runner.run(
@@ -123,13 +122,28 @@ def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Pa
         [*code_of(cleaning), to_dict(config.cleaning)],
         [collected],
     )
+    stop_words = config.filters.prose.stop_words
+    measured = runner.run(
+        "measure",
+        signals.measure_shard,
+        {task: signals.MeasureArgument(path, stop_words) for task, path in input_tasks(cleaned).items()},
+        # What the interpreter can parse depends on its version.
+        [
+            *code_of(signals, prose_signals, code_signals, lines, words, minhash),
+            list(stop_words),
+            sys.version_info[:2],
+        ],
+        [cleaned],
+    )
     filtered = runner.run(
         "filter",
-        filter_shard,
-        {task: (path, config.filters) for task, path in input_tasks(cleaned).items()},
-        # What the interpreter can parse depends on its version.
-        [*code_of(filters, minhash), to_dict(config.filters), sys.version_info[:2]],
-        [cleaned],
+        filters.filter_shard,
+        {
+            task: filters.FilterArgument(path, measured.directory / f"{task}.signals.npz", config.filters)
+            for task, path in input_tasks(cleaned).items()
+        },
+        [*code_of(filters), to_dict(config.filters)],
+        [cleaned, measured],
     )
     settings = code_of(deduplication, minhash)
     dedup = config.deduplication

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_data_helpers import prose, words
 
-from data_pipeline.config import CodeFilters, ProseFilters
+from data_pipeline.code_signals import parses
+from data_pipeline.config import CodeFilters, FilterConfig, ProseFilters
 from data_pipeline.documents import Document
-from data_pipeline.filters import code_reason, duplicate_characters, parses, prose_reason, top_ngram_characters
+from data_pipeline.filters import drop_reasons
+from data_pipeline.prose_signals import DUPLICATE_NGRAMS, TOP_NGRAMS, prose_signals
+from data_pipeline.signals import measure
+from data_pipeline.words import WordTable, split_piece
 
 # Everything switched off, so that each test turns on the one rule that it is about.
 OPEN = ProseFilters(
@@ -28,6 +33,7 @@ OPEN = ProseFilters(
     min_punctuated_lines=0.0,
     max_short_lines=1.0,
     max_newlines_per_word=1e9,
+    max_repeated_characters=1.0,
     max_word_characters=10**9,
 )
 OPEN_CODE = CodeFilters(
@@ -39,6 +45,15 @@ OPEN_CODE = CodeFilters(
     drop_generated=False,
     must_parse=False,
 )
+
+
+def prose_reason(text: str, limits: ProseFilters) -> str | None:
+    """Why `text` is dropped, measured among other texts."""
+    documents = [Document("id", 0, "prose", "", "", "", each) for each in ("", text, "a\n\nb.", text)]
+    signals = measure(documents, WordTable(), limits.stop_words)
+    _, first, _, second = drop_reasons(signals, FilterConfig(prose=limits))
+    assert first == second
+    return first
 
 
 def lines(count: int, of: int, marked: str, plain: str) -> str:
@@ -53,12 +68,12 @@ def lines(count: int, of: int, marked: str, plain: str) -> str:
         ({"max_words": 60}, "word " * 60, "word " * 61, "too_many_words"),
         ({"min_mean_word_length": 3.0}, "abc " * 9, "abc " * 8 + "ab", "mean_word_length"),
         ({"max_mean_word_length": 10.0}, "abcdefghij " * 9, "abcdefghij " * 8 + "abcdefghijk", "mean_word_length"),
-        ({"max_symbol_ratio": 0.1}, "word " * 10 + "#", "word " * 10 + "##", "symbols"),
-        ({"max_symbol_ratio": 0.1}, "word " * 10 + "…", "word " * 10 + "… ...", "symbols"),
+        ({"max_symbol_ratio": 0.1}, "word " * 9 + "#", "word " * 9 + "##", "hashes"),
+        ({"max_symbol_ratio": 0.1}, "word " * 9 + "…", "word " * 9 + "… ...", "ellipses"),
         ({"max_bullet_lines": 0.9}, lines(9, 10, "- a", "b"), lines(10, 10, "• a", "b"), "bullet_lines"),
         ({"max_ellipsis_lines": 0.3}, lines(3, 10, "a...", "b"), lines(4, 10, "a…", "b"), "ellipsis_lines"),
         ({"min_alphabetic_words": 0.8}, "a " * 8 + "1 2", "a " * 7 + "1 2 3", "few_letters"),
-        ({"min_stop_words": 2}, "The cat and dog", "the the the cat", "stop_words"),
+        ({"min_stop_words": 2}, "the cat and dog", "the the the cat", "stop_words"),
         (
             {"max_duplicate_lines": 0.3},
             "a\na\na\na\nb\nc\nd\ne\nf\ng",
@@ -73,6 +88,8 @@ def lines(count: int, of: int, marked: str, plain: str) -> str:
             "short_lines",
         ),
         ({"max_newlines_per_word": 0.3}, "a b c\n" * 3 + "d", "a b c\n" * 3 + "\nd", "newlines"),
+        ({"min_sentences": 2}, "One two three. Four.\nfive", "One two three.\nFour.", "few_sentences"),
+        ({"min_sentences": 1}, "A set of words.", "A {set} of words.", "few_sentences"),
         ({"max_word_characters": 1000}, "x" * 1000, "x" * 1001, "long_word"),
         ({}, "lorem and ipsum", "Lorem ipsum dolor", "lorem_ipsum"),
     ],
@@ -89,9 +106,22 @@ def test_duplicate_line_characters() -> None:
     assert prose_reason(f"{'x' * 20}\n{'x' * 20}\n{'y' * 57}", limits) == "duplicate_line_characters"  # 20 of 99
 
 
-def test_repetition_counts_only_what_repeats() -> None:
+def test_repeated_characters_are_of_those_outside_newlines() -> None:
+    limits = dataclasses.replace(OPEN, max_repeated_characters=0.2)
+    assert prose_reason(f"{'x' * 20}\n{'x' * 20}\n{'y' * 60}", limits) is None  # 20 of 100
+    assert prose_reason(f"{'x' * 20}\n{'x' * 20}\n{'y' * 59}", limits) == "repeated_characters"  # 20 of 99
+
+
+def test_paragraphs_are_compared_as_wholes() -> None:
+    limits = dataclasses.replace(OPEN, max_duplicate_lines=0.3)
+    first, others = "one\ntwo", [f"{number}\nx{number}" for number in range(6)]
+    assert prose_reason("\n\n".join([first, *others, first]), limits) is None  # 1 of 8
+    assert prose_reason("\n\n\n".join([first, *others[:1], first]), limits) == "duplicate_paragraphs"  # 1 of 3
+    assert prose_reason("one\ntwo\n\none\nthree\n\ntwo x\ny", limits) is None  # no whole one repeats
+
+
+def test_repetition() -> None:
     limits = dataclasses.replace(OPEN, min_words_for_repetition=1)
-    assert prose_reason("one two three four five", limits) is None
     assert prose_reason("one two one two three four five six seven eight", limits) == "top_2gram"
     assert prose_reason(prose(3, 200), limits) is None
     tail = " ".join(words(9, 40))
@@ -104,29 +134,63 @@ def test_short_texts_are_not_measured_for_repetition() -> None:
     assert prose_reason(text, dataclasses.replace(OPEN, min_words_for_repetition=19)) is None
 
 
-def test_ngram_measures_agree_with_a_plain_count() -> None:
-    generator = np.random.default_rng(0)
-    for n in (2, 3, 5):
-        tokens = generator.integers(0, 4, 60)
-        lengths = generator.integers(1, 9, 60)
-        ngrams = [tuple(tokens[i : i + n].tolist()) for i in range(60 - n + 1)]
-        hashes = np.array([hash(ngram) & (2**63 - 1) for ngram in ngrams], np.uint64)
-        most = max(map(ngrams.count, ngrams))
-        top = [i for i, ngram in enumerate(ngrams) if ngrams.count(ngram) == most]
-        expected = most * max(int(lengths[i : i + n].sum()) for i in top) if most > 1 else 0
-        # The same n-gram may stand over words of other lengths here; the first occurrence is what counts.
-        firsts = [i for i in top if ngrams.index(ngrams[i]) == i]
-        assert top_ngram_characters(hashes, lengths, n) in {
-            expected,
-            most * max(int(lengths[i : i + n].sum()) for i in firsts),
+def plain_top(found: list[str], n: int) -> int:
+    """Characters of the most frequent n-gram, by counting strings."""
+    ngrams = [" ".join(found[start : start + n]) for start in range(len(found) - n + 1)]
+    first = max(ngrams, key=ngrams.count, default="")
+    return len(first) * ngrams.count(first)
+
+
+def plain_repeated(found: list[str], n: int) -> int:
+    """Characters of n-grams that occurred before, read from left to right without overlap."""
+    seen: set[str] = set()
+    total = place = 0
+    while place + n <= len(found):
+        ngram = "\x1f".join(found[place : place + n])
+        if ngram in seen:
+            total += len("".join(found[place : place + n]))
+            place += n
+        else:
+            seen.add(ngram)
+            place += 1
+    return total
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "bb", "ccc", "d.", "e-f"]), max_size=60), min_size=1, max_size=4))
+def test_ngram_measures_agree_with_a_plain_count(found: list[list[str]]) -> None:
+    texts = [" ".join(pieces) for pieces in found]
+    signals = prose_signals(texts, WordTable(), ())
+    for number, text in enumerate(texts):
+        split = [word for piece in text.split() for word in split_piece(piece)]
+        for n in TOP_NGRAMS:
+            assert signals[f"top_{n}gram"][number] * len(text) == pytest.approx(plain_top(split, n))
+        for n in DUPLICATE_NGRAMS:
+            assert signals[f"duplicate_{n}grams"][number] * len(text) == pytest.approx(plain_repeated(split, n))
+
+
+@given(st.lists(st.text(st.sampled_from("ab .-\n…•é"), max_size=40), min_size=1, max_size=4))
+def test_line_measures_agree_with_a_plain_count(texts: list[str]) -> None:
+    signals = prose_signals(texts, WordTable(), ())
+    for number, text in enumerate(texts):
+        found = text.split("\n")
+        filled = [line for line in found if line.strip()]
+        again = [line for place, line in enumerate(filled) if line in filled[:place]]
+        expected = {
+            "bullet_lines": (sum(line.lstrip().startswith(("•", "-")) for line in found), len(found)),
+            "ellipsis_lines": (sum(line.rstrip().endswith(("...", "…")) for line in found), len(found)),
+            "punctuated_lines": (sum(line.endswith(".") for line in filled), len(filled)),
+            "short_lines": (sum(len(line) <= 30 for line in filled), len(filled)),
+            "repeated_characters": (sum(map(len, again)), len(text.replace("\n", ""))),
         }
-        covered = {i + k for i, ngram in enumerate(ngrams) if ngram in ngrams[:i] for k in range(n)}
-        assert duplicate_characters(hashes, lengths, n) == sum(int(lengths[i]) for i in covered)
+        for name, (part, whole) in expected.items():
+            assert signals[name][number] * max(1, whole) == pytest.approx(part), name
+        assert signals["longest_piece"][number] == max(map(len, text.split()), default=0)
 
 
 def code(text: str, origin: str = "file.py", **change: object) -> str | None:
-    document = Document("id", 0, "code", origin, "MIT", "", text)
-    return code_reason(document, dataclasses.replace(OPEN_CODE, **change))  # type: ignore[arg-type]
+    documents = [Document("id", 0, "code", origin, "MIT", "", each) for each in ("x\n", text)]
+    limits = dataclasses.replace(OPEN_CODE, **change)  # type: ignore[arg-type]
+    return drop_reasons(measure(documents, WordTable(), ()), FilterConfig(code=limits))[1]
 
 
 def test_code_thresholds() -> None:

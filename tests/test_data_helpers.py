@@ -77,6 +77,6 @@ def files_of(directory: Path) -> dict[str, bytes]:
 
 
 def dropped_rows(directory: Path, stage: str) -> list[dict[str, str]]:
-    """The dropped documents of a stage, such as "02_filter"."""
+    """The dropped documents of a stage, such as "03_filter"."""
     paths = sorted((directory / "stages" / stage / "dropped").glob("*.jsonl"))
     return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").split("\n") if line]

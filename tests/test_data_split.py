@@ -31,7 +31,7 @@ def test_near_duplicates_are_verified_and_kept_apart_from_the_rest(tmp_path: Pat
     config = small_config(path, deduplication=DeduplicationConfig(bands=40, rows=4))  # finds every pair of 0.7
     out = tmp_path / "data"
     curate(config, out, workers=1)
-    removed = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "05_deduplicate")}
+    removed = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "06_deduplicate")}
     expected = set()
     for copy, original in copies.items():
         one, other = (minhash.shingle_set(texts[name], 5) for name in (copy, original))
@@ -39,7 +39,7 @@ def test_near_duplicates_are_verified_and_kept_apart_from_the_rest(tmp_path: Pat
             expected.add(frozenset((copy, original)))
     assert 1 <= len(expected) < len(copies)
     assert len(removed) == len(expected) and all(len(pair & removed) == 1 for pair in expected)
-    found = [json.loads(line) for line in (out / "stages/04_duplicates/all.duplicates.jsonl").read_text().splitlines()]
+    found = [json.loads(line) for line in (out / "stages/05_duplicates/all.duplicates.jsonl").read_text().splitlines()]
     for row in found:
         kept, gone = (row[key].rpartition("#")[2] for key in ("kept", "removed"))
         one, other = (minhash.shingle_set(texts[name], 5) for name in (kept, gone))
@@ -54,7 +54,7 @@ def test_no_near_duplicate_crosses_the_split(tmp_path: Path, seed: int) -> None:
     out = tmp_path / "data"
     manifest = curate(replace(config, deduplication=DeduplicationConfig(threshold=0.99)), out, workers=1)
     side, shingles = {}, {}
-    for shard in sorted((out / "stages/08_split").glob("*.jsonl")):
+    for shard in sorted((out / "stages/09_split").glob("*.jsonl")):
         for line in shard.read_text().splitlines():
             row = json.loads(line)
             name = row["id"].rpartition("#")[2]

@@ -1,0 +1,183 @@
+"""Words as the quality filters count them, remembered from one text to the next.
+
+The rules are those of spaCy's English tokenizer (Honnibal and Montani 2017), because the thresholds in use today were
+chosen on its words: what stands between spaces is stripped of punctuation on both sides, then cut inside at hyphens,
+slashes and the like. They look at nothing but these pieces, and pieces repeat, so each is cut once and its words are
+looked up from then on; texts become arrays of word numbers.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from array import array
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+_LOWER = "a-zß-öø-ÿāăąćĉċčďđēĕėęěĝğġģĥħĩīĭįıĳĵķĸĺļľŀłńņňŉŋōŏőœŕŗřśŝşšţťŧũūŭůűųŵŷźżžſα-ωά-ώа-џ"
+_UPPER = "A-ZÀ-ÖØ-ÞĀĂĄĆĈĊČĎĐĒĔĖĘĚĜĞĠĢĤĦĨĪĬĮİĲĴĶĹĻĽĿŁŃŅŇŊŌŎŐŒŔŖŘŚŜŞŠŢŤŦŨŪŬŮŰŲŴŶŸŹŻŽΑ-ΫΆ-ΏЀ-Я"
+_ALPHA = r"[^\W\d_]"
+_QUOTES = "'\"”“`‘´’‚,„»«「」『』（）〔〕【】《》〈〉⟦⟧"
+_MARKS = r"…,:;!?¿؟¡()\[\]{}<>_#*&。？！，、；：～·।،۔؛٪"
+_CURRENCY = "$£€¥฿₽﷼₴₠-₿"
+_ICONS = "".join(map(chr, (0xA6, 0xA9, 0xAE, 0xB0))) + "\u2100-\u214f\u2190-\u23ff\u2500-\u27bf\U0001f000-\U0001faff"
+_UNITS = (
+    "km|m|dm|cm|mm|km²|m²|cm²|km³|m³|cm³|ha|µm|nm|yd|in|ft|kg|g|mg|µg|t|lb|oz|m/s|km/h|kmh|mph|hPa|Pa|mbar|mb|MB|kb|KB"
+    "|gb|GB|tb|TB|T|G|M|K|%"
+)
+
+_PREFIX = re.compile(rf"\.\.+|\+(?![0-9])|(?:US|C|A)\$|[§%=—–{_MARKS}{_QUOTES}{_CURRENCY}{_ICONS}]")
+_SUFFIX = re.compile(
+    rf"(?:\.\.+|['’][sS]|[—–{_MARKS}{_QUOTES}{_ICONS}]"
+    rf"|(?<=[0-9])(?:\+|[{_CURRENCY}]|{_UNITS})"
+    rf"|(?<=[0-9{_LOWER}%²\-+{_MARKS}{_QUOTES}])\.|(?<=[{_UPPER}][{_UPPER}])\.)\Z"
+)
+_INFIX = re.compile(
+    rf"\.\.+|…|[{_ICONS}]|(?<=[0-9])[+\-*^](?=[0-9-])|(?<=[{_LOWER}{_QUOTES}])\.(?=[{_UPPER}{_QUOTES}])"
+    rf"|(?<={_ALPHA}),(?={_ALPHA})|(?<=[^\W_])(?:---?|——?|–|-|~)(?={_ALPHA})|(?<=[^\W_])[:<>=/](?={_ALPHA})"
+)
+_URL = re.compile(
+    r"(?:[\w+\-.]{2,}://)?(?:\S+@)?(?:[a-zA-Z0-9\u00a1-\uffff](?:[\w\u00a1-\uffff-]{0,62}[a-zA-Z0-9\u00a1-\uffff])?\.)+"
+    rf"[{_LOWER}]{{2,63}}(?::\d{{2,5}})?(?:[/?#]\S*)?\Z"
+)
+_CONTRACTION = re.compile(rf"({_ALPHA}+?)(n['’]t|['’](?:ll|ve|re|d|m|s|LL|VE|RE|D|M|S))\Z")
+# Abbreviations that keep their full stop, which therefore ends no sentence.
+_ABBREVIATIONS = frozenset(
+    f"{word}."
+    for word in (
+        "Adm Bros Co Corp D.C Dr Gen Gov Inc Jr Ltd Messrs Mr Mrs Ms Mt Ph.D Prof Rep Rev Sen St co vs v.s a.m p.m e.g"
+        " i.e E.g I.e E.G I.E Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec Ak Ala Ariz Ark Calif Colo Conn Del Fla"
+        " Ga Ia Id Ill Ind Kan Kans Ky La Mass Md Mich Minn Miss Mo Mont N.C N.D N.H N.J N.M N.Y Neb Nebr Nev Okla Ore"
+        " Pa S.C Tenn Va Wash Wis a b c d e f g h i j k l m n o p q r s t u v w x y z ä ö ü"
+    ).split()
+)
+_WHOLE = _ABBREVIATIONS | {"and/or", "w/o", "C++", "o'clock", "o’clock", "'s", "’s", "''", "’’"}
+_SENTENCE_ENDS = frozenset(".!?։؟۔܀܁܂߹।॥၊။።፧፨᙮᠃᠉‼‽⁇⁈⁉⸮。｡．！？﹖﹗")
+
+LETTER, WORD, PUNCTUATION, SENTENCE_END = 1, 2, 4, 8  # flags of a word
+_FORGET_ABOVE = 2_000_000  # pieces held, about 300 MB
+
+
+def split_piece(piece: str) -> list[str]:
+    """The words of what stands between two spaces."""
+    if piece.isalpha():
+        return [piece]
+    before: list[str] = []
+    after: list[str] = []
+    while piece and piece not in _WHOLE and not _is_url(piece):
+        prefix = _PREFIX.match(piece)
+        start = prefix.end() if prefix else 0
+        if prefix and piece[start:] in _WHOLE:
+            before.append(piece[:start])
+            piece = piece[start:]
+            break
+        suffix = _SUFFIX.search(piece, start)
+        if not prefix and not suffix:
+            break
+        end = suffix.start() if suffix else len(piece)
+        if piece[:end] in _WHOLE:
+            start = 0
+        if start:
+            before.append(piece[:start])
+        if suffix and end < len(piece):
+            after.append(piece[end:])
+        piece = piece[start:end]
+    return [*before, *_split_inside(piece), *reversed(after)]
+
+
+def _is_url(piece: str) -> bool:
+    return "." in piece and _URL.match(piece) is not None
+
+
+def _split_inside(piece: str) -> Iterable[str]:
+    if not piece:
+        return ()
+    if piece in _WHOLE or _is_url(piece):
+        return (piece,)
+    contraction = _CONTRACTION.match(piece)
+    if contraction:
+        return contraction.groups()
+    words, start = [], 0
+    for match in _INFIX.finditer(piece):
+        if match.start() == start:
+            continue
+        words += [piece[start : match.start()], match[0]]
+        start = match.end()
+    return [*words, piece[start:]] if start < len(piece) else words
+
+
+def flags_of(word: str) -> int:
+    """LETTER where it holds one, WORD where it holds a letter or digit, PUNCTUATION where it is nothing else."""
+    flags = LETTER * any(map(str.isalpha, word)) + WORD * any(map(str.isalnum, word))
+    if not flags:
+        flags = PUNCTUATION * all(unicodedata.category(character)[0] == "P" for character in word)
+    return flags + SENTENCE_END * (word in _SENTENCE_ENDS)
+
+
+class WordTable(dict[str, int]):
+    """Numbers every piece of text between spaces, and every word, in the order in which they are first seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.clear()
+        self.numbers: dict[str, int] = {}  # of words
+        self._lengths, self._flags = array("i"), array("b")  # of words
+        self._words, self._ends = array("i"), array("i", [0])  # of pieces: the words one after another, and their ends
+
+    def __missing__(self, piece: str) -> int:
+        for word in split_piece(piece):
+            number = self.numbers.setdefault(word, len(self.numbers))
+            if number == len(self._lengths):
+                self._lengths.append(len(word))
+                self._flags.append(flags_of(word))
+            self._words.append(number)
+        self._ends.append(len(self._words))
+        self[piece] = number = len(self)
+        return number
+
+    def read(self, texts: Sequence[str]) -> Words:
+        """The words of all texts."""
+        if len(self) > _FORGET_ABOVE:
+            self._reset()
+        pieces = array("i")
+        counts = []
+        for text in texts:
+            found = text.split()
+            counts.append(len(found))
+            pieces.extend(map(self.__getitem__, found))
+        numbers = np.frombuffer(pieces, np.int32) if pieces else np.empty(0, np.int32)
+        ends = np.array(self._ends, np.int64)
+        in_piece = np.diff(ends)[numbers]  # words of each piece
+        starts = np.concatenate(([0], np.cumsum(in_piece)))  # of the pieces among the words of the batch
+        places = np.arange(starts[-1]) + np.repeat(ends[:-1][numbers] - starts[:-1], in_piece)
+        return Words(self, np.array(self._words, np.int32)[places], starts[np.cumsum([0, *counts])])
+
+    def properties(self) -> tuple[np.ndarray, np.ndarray]:
+        """Characters and flags of every word, by number."""
+        return np.array(self._lengths, np.int32), np.array(self._flags, np.int8)
+
+
+class Words:
+    """The words of a batch of texts, text after text."""
+
+    def __init__(self, table: WordTable, ids: np.ndarray, starts: np.ndarray) -> None:
+        lengths, flags = table.properties()
+        self._numbers = table.numbers
+        self.ids = ids  # (words,) int32
+        self.starts = starts  # (texts + 1,), where each text begins among the words, and the end
+        self.counts = np.diff(starts)  # (texts,)
+        self.owners = np.repeat(np.arange(len(self.counts)), self.counts)  # (words,), the text of each
+        self.lengths = lengths[ids]  # (words,) characters
+        self.flags = flags[ids]  # (words,)
+
+    def number(self, word: str) -> int:
+        """The number of a word in `ids`, -1 for one that does not occur."""
+        return self._numbers.get(word, -1)
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Sum of the values of each text's words, (texts,)."""
+        return np.bincount(self.owners, weights=values, minlength=len(self.counts))
