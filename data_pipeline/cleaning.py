@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
 
 from data_pipeline.config import CleaningConfig
-from data_pipeline.documents import Document
+from data_pipeline.documents import Counts, Document, map_documents
 
 # The tokenizer writes a space as U+2581 and cannot tell the two apart, so the character itself has to go. In text it
 # is nearly always a bar or an underline, for which "_" stands best.
@@ -27,6 +29,21 @@ _SPACE_BEFORE_MARK = re.compile(r"(?<=\S) +(?=[,;:.](?:\s|\Z))")
 _SPACES = re.compile(r"(?<=\S) {2,}")
 # Most holes leave no trace once they are closed ("Kinkaku-ji , officially"); these leave a broken sentence.
 _HOLE = re.compile(r"(?<=\w)  +(?=\w)|\b(?:is|are|by|of|at|to|in|for|from|with|and|or) [,;.](?:\s|\Z)|\n\nwhere ")
+
+
+@dataclass(frozen=True)
+class CleanArgument:
+    path: Path
+    config: CleaningConfig
+
+
+def clean_shard(task: str, directory: Path, argument: CleanArgument) -> Counts:
+    """Copy one shard with every text cleaned."""
+
+    def decide(document: Document) -> str | None:
+        return clean(document, argument.config)
+
+    return map_documents(argument.path, directory / f"{task}.jsonl", directory / "dropped" / f"{task}.jsonl", decide)
 
 
 def clean(document: Document, config: CleaningConfig) -> str | None:

@@ -17,12 +17,11 @@ import numpy as np
 from common.files import atomic_write, read_json, write_json
 from data_pipeline import minhash
 from data_pipeline.config import DeduplicationConfig
-from data_pipeline.documents import Counts, Document, map_documents, read_documents, write_row
+from data_pipeline.documents import Counts, Document, batches, map_documents, read_documents, write_row
 
 # In one bucket every document meets the best one; those that differ from it meet the best of the rest, and so on.
 # Templated text can fill a bucket with documents that all differ, and more rounds hardly find more there.
 _BUCKET_ROUNDS = 3
-_BATCH_BYTES = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -48,18 +47,14 @@ def sketch_shard(task: str, directory: Path, argument: SketchArgument) -> Counts
     config, counts = argument.config, Counts()
     rows: list[tuple[str, int, int, str]] = []
     sets: list[np.ndarray] = []
-    keys: list[np.ndarray] = []
-    pending = size = 0
-    for document in read_documents(argument.path):
-        sets.append(minhash.shingle_set(document.text, config.shingle_words))
-        rows.append((document.id, document.source, document.byte_count, minhash.exact_key(document.text)))
-        size += rows[-1][2]
-        if size >= _BATCH_BYTES:
-            keys.append(_band_keys(sets[pending:], config))
-            pending, size = len(sets), 0
-    keys.append(_band_keys(sets[pending:], config))
+    bands: list[np.ndarray] = []
+    for batch in batches(read_documents(argument.path)):
+        rows += [(item.id, item.source, item.byte_count, minhash.exact_key(item.text)) for item in batch]
+        found = minhash.shingle_sets([item.text for item in batch], config.shingle_words)
+        bands.append(minhash.band_keys(minhash.sketch(found, config.bands * config.rows), config.bands, config.rows))
+        sets += found
     counts.documents_in = counts.documents_out = len(rows)
-    _save(directory / f"{task}.bands.npy", np.concatenate(keys))
+    _save(directory / f"{task}.bands.npy", np.concatenate(bands or [np.empty((0, config.bands), np.uint64)]))
     _save(directory / f"{task}.shingles.npy", np.concatenate(sets) if sets else np.empty(0, np.uint64))
     _save(directory / f"{task}.ends.npy", np.cumsum([len(items) for items in sets], dtype=np.int64))
     write_json(directory / f"{task}.json", rows)
@@ -195,10 +190,6 @@ class Corpus:
         shard, position = self._place[document]
         shingles, ends = self._shards[shard]
         return np.asarray(shingles[ends[position - 1] if position else 0 : ends[position]])
-
-
-def _band_keys(sets: list[np.ndarray], config: DeduplicationConfig) -> np.ndarray:
-    return minhash.band_keys(minhash.sketch(sets, config.bands * config.rows), config.bands, config.rows)
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from common.files import atomic_write
 
+_BATCH_CHARACTERS = 4_000_000
 PART_MARK = "#part"  # stands in the id of a piece between the id of the whole text and the place of the piece
 
 
@@ -63,6 +64,20 @@ def read_documents(path: Path) -> Iterator[Document]:
     for row in read_rows(path):
         row.pop("reason", None)
         yield Document(**row)
+
+
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents in lists of about 4 million characters: arrays and calls work on many at once, in bounded memory."""
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

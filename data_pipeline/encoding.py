@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,10 @@ import numpy as np
 
 from common.files import atomic_write
 from data_pipeline.config import ShardConfig
-from data_pipeline.documents import Counts, Document, read_documents, read_rows, stable_hash, write_row
-from data_pipeline.minhash import mix64
+from data_pipeline.documents import Counts, batches, read_documents, read_rows, stable_hash, write_row
+from data_pipeline.hashing import mix64
 from data_pipeline.shards import ShardWriter, token_dtype
 from data_pipeline.tokenizer import Tokenizer
-
-_BATCH_BYTES = 4_000_000  # a call of the tokenizer costs the same for little text as for much
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def encode_shard(task: str, directory: Path, argument: EncodeArgument) -> Counts
         atomic_write(directory / f"{task}.tokens", "wb") as tokens,
         atomic_write(directory / f"{task}.documents.jsonl") as provenance,
     ):
-        for batch in _batches(read_documents(argument.path)):
+        for batch in batches(read_documents(argument.path)):
             for document, ids in zip(batch, tokenizer.encode_batch([item.text for item in batch]), strict=True):
                 stored = np.append(ids, tokenizer.eos_id)
                 assert stored.max() < tokenizer.vocab_size
@@ -124,16 +122,3 @@ def _provenance(encoded: list[Path], rows: np.ndarray) -> dict[tuple[int, int], 
             if position in positions:
                 found[shard, position] = fields
     return found
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += document.byte_count
-        if size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -1,21 +1,18 @@
-"""The lines of many texts as arrays: places in one array of code points, and a hash of any stretch of it."""
+"""Many texts as one array of code points, and the places of their lines in it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from data_pipeline.minhash import mix64
-
 # Classes of characters.
-SPACE, ALPHANUMERIC, BULLET, ELLIPSIS, TERMINAL = 1, 2, 4, 8, 16
+SPACE, ALPHANUMERIC, BULLET, ELLIPSIS, TERMINAL, IN_WORD = 1, 2, 4, 8, 16, 32
 
 _TERMINAL_MARKS = ".!?։؟۔।॥၊။።፧፨។៕᙮᠃᠉‼‽⁇⁈⁉⸮。！．？｡"
 _NEWLINE = 10
-_FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 
 
 @cache
@@ -26,16 +23,22 @@ def character_classes() -> np.ndarray:
     classes[[ord("•"), ord("-")]] |= BULLET
     classes[ord("…")] |= ELLIPSIS
     classes[[ord(mark) for mark in _TERMINAL_MARKS]] |= TERMINAL
+    classes[classes & ALPHANUMERIC > 0] |= IN_WORD  # as `\w` in a regular expression
+    classes[ord("_")] |= IN_WORD
     return classes
+
+
+def code_points(texts: Iterable[str]) -> np.ndarray:
+    """All texts in one array, each followed by a newline, (characters + texts,) uint32."""
+    return np.frombuffer("".join(f"{text}\n" for text in texts).encode("utf-32-le"), np.uint32)
 
 
 class Lines:
     """The lines of a batch of texts, text after text; a text has one more than it has newlines."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        joined = "".join(f"{text}\n" for text in texts)
         self.count = len(texts)
-        self.codes = np.frombuffer(joined.encode("utf-32-le"), np.uint32)  # (characters,)
+        self.codes = code_points(texts)
         self.classes = character_classes()[self.codes]
         self.ends = np.flatnonzero(self.codes == _NEWLINE)
         self.starts = np.concatenate(([0], self.ends + 1))[:-1]
@@ -65,35 +68,6 @@ class Lines:
         """Letters and digits in each line, (lines,)."""
         before = np.concatenate(([0], np.cumsum(self.classes & ALPHANUMERIC > 0)))
         return before[self.ends] - before[self.starts]
-
-
-class StretchHashes:
-    """Hashes of any stretches of an array of code points, equal for equal stretches."""
-
-    def __init__(self, codes: np.ndarray) -> None:
-        # Each is the value of a polynomial modulo 2^64, taken from running sums and scaled back to where it begins.
-        powers = np.full(len(codes), _FACTOR, np.uint64)
-        powers[:1] = 1
-        np.cumprod(powers, out=powers)
-        powers *= codes
-        self._sums = np.concatenate((np.zeros(1, np.uint64), np.cumsum(powers, dtype=np.uint64)))
-
-    def of(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """(stretches,) uint64."""
-        scale = np.ones(len(starts), np.uint64)
-        exponents, square = starts.astype(np.uint64), np.array([pow(_FACTOR, -1, 2**64)], np.uint64)
-        while exponents.any():
-            scale *= np.where(exponents & np.uint64(1), square, np.uint64(1))
-            exponents >>= np.uint64(1)
-            square *= square
-        return mix64((self._sums[ends] - self._sums[starts]) * scale)
-
-
-def repeats(keys: np.ndarray) -> np.ndarray:
-    """Which keys occurred before, (keys,) bool."""
-    again = np.ones(len(keys), bool)
-    again[np.unique(keys, return_index=True)[1]] = False
-    return again
 
 
 def ratio(part: Any, whole: Any) -> np.ndarray:

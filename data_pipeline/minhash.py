@@ -7,36 +7,53 @@ MinHash: Broder 1997, "On the resemblance and containment of documents".
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
-from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
-_WORD = re.compile(r"\w+")
+from data_pipeline.hashing import StretchHashes, mix32, mix64
+from data_pipeline.lines import IN_WORD, character_classes, code_points
+
 _STEP = 1 << 17  # shingles hashed at a time: the working arrays stay in the processor's cache
+_ORDER = np.uint64(0x9E3779B97F4A7C15)
 
 
-@lru_cache(maxsize=1 << 20)
-def _word_hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-
-
-def shingle_set(text: str, words: int) -> np.ndarray:
-    """Sorted distinct 64-bit hashes of the runs of `words` lower-case words in `text`, (shingles,) uint64.
+def shingle_sets(texts: Sequence[str], words: int) -> list[np.ndarray]:
+    """For each text the sorted distinct 64-bit hashes of its runs of `words` lower-case words, (shingles,) uint64.
 
     Punctuation and layout do not count. A text of fewer words is one shingle, so that it can still be compared; scripts
     that put no spaces between words get long "words", and only close copies are found there.
     """
-    found = _WORD.findall(text.lower())
-    hashes = np.fromiter(map(_word_hash, found), np.uint64, len(found))
-    size = max(1, min(words, len(found)))
-    count = max(1, len(found) - size + 1)
-    total = np.zeros(count, np.uint64)
-    for position in range(min(size, len(found))):
-        # An odd multiplier a position makes the order of the words matter.
-        total = mix64(total + hashes[position : position + count] * np.uint64(2 * position + 0x9E3779B97F4A7C15))
-    return np.unique(total)
+    lowered = [text.lower() for text in texts]
+    codes = np.concatenate(([np.uint32(10)], code_points(lowered)))
+    inside = character_classes()[codes] & IN_WORD > 0
+    edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
+    starts, ends = edges[0::2], edges[1::2]
+    hashes = StretchHashes(codes).of(starts, ends)
+    borders = np.cumsum([0, *(len(text) + 1 for text in lowered)])  # of the texts among the code points
+    first = np.searchsorted(starts, borders)  # word of each text, and the end
+    runs = run_hashes(hashes, words)
+    sets = []
+    for begin, stop in pairwise(first.tolist()):
+        enough = stop - begin >= words
+        found = runs[begin : stop - words + 1] if enough else run_hashes(hashes[begin:stop], max(1, stop - begin))
+        sets.append(np.unique(found) if len(found) else np.zeros(1, np.uint64))
+    return sets
+
+
+def shingle_set(text: str, words: int) -> np.ndarray:
+    """`shingle_sets` of one text."""
+    return shingle_sets([text], words)[0]
+
+
+def run_hashes(hashes: np.ndarray, length: int) -> np.ndarray:
+    """One hash for every run of `length` words, (words - length + 1,) uint64; their order matters."""
+    count = max(0, len(hashes) - length + 1)
+    result = np.zeros(count, np.uint64)
+    for position in range(length):
+        result = mix64(result * _ORDER + hashes[position : position + count])
+    return result
 
 
 def exact_key(text: str) -> str:
@@ -64,7 +81,7 @@ def signatures(hashes: np.ndarray, starts: np.ndarray, count: int, seed: int = 1
         seed: of the permutations.
     """
     factors, offsets = permutations(count, seed)
-    mixed = _mix32(hashes)
+    mixed = mix32(hashes)
     result = np.empty((count, len(starts)), np.uint32)
     for first, last in _blocks(starts, len(hashes)):
         begin = int(starts[first])
@@ -116,21 +133,3 @@ def _blocks(starts: np.ndarray, total: int) -> list[tuple[int, int]]:
         blocks.append((first, last))
         first = last
     return blocks
-
-
-def _mix32(values: np.ndarray) -> np.ndarray:
-    """The finalizer of MurmurHash3, a bijection of the 32-bit integers."""
-    values = values ^ (values >> np.uint32(16))
-    values = values * np.uint32(0x85EBCA6B)
-    values = values ^ (values >> np.uint32(13))
-    values = values * np.uint32(0xC2B2AE35)
-    return values ^ (values >> np.uint32(16))
-
-
-def mix64(values: np.ndarray) -> np.ndarray:
-    """The 64-bit finalizer of MurmurHash3, a bijection of the 64-bit integers."""
-    values = values ^ (values >> np.uint64(33))
-    values = values * np.uint64(0xFF51AFD7ED558CCD)
-    values = values ^ (values >> np.uint64(33))
-    values = values * np.uint64(0xC4CEB9FE1A85EC53)
-    return values ^ (values >> np.uint64(33))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,29 +13,17 @@ from common.errors import UserError
 from common.files import only_process_in
 from data_pipeline import (
     cleaning,
-    code_signals,
     collect,
     deduplication,
     encoding,
     filters,
-    hub,
-    lines,
     manifest,
-    minhash,
-    prose_signals,
-    python_code,
-    shards,
     signals,
     split,
-    text_files,
     tokenizer_training,
-    wikipedia,
-    words,
 )
-from data_pipeline import tokenizer as tokenizer_module
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig
-from data_pipeline.documents import Counts, map_documents
-from data_pipeline.stages import StageResult, StageRunner, code_of, input_tasks, process_pool
+from data_pipeline.stages import StageResult, StageRunner, input_tasks, process_pool
 from data_pipeline.tokenizer import Tokenizer
 
 STAGE_COUNT = 13
@@ -97,29 +84,19 @@ def check(config: DataConfig) -> None:
             raise UserError(f"{name} is {value}; it must be at least 1")
 
 
-def clean_shard(task: str, directory: Path, argument: tuple[Path, Any]) -> Counts:
-    path, config = argument
-    kept, dropped = directory / f"{task}.jsonl", directory / "dropped" / f"{task}.jsonl"
-    return map_documents(path, kept, dropped, lambda document: cleaning.clean(document, config))
-
-
 def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Part]) -> StageResult:
     """Collect, clean, filter and deduplicate."""
     collected = runner.run(
         "collect",
         collect.collect_part,
         {f"{number:05d}": part for number, part in enumerate(parts)},
-        [
-            *code_of(collect, wikipedia, python_code, hub, text_files),
-            to_dict(config.collection),
-            [_identity(part) for part in parts],
-        ],
+        [to_dict(config.collection), [_identity(part) for part in parts]],
     )
     cleaned = runner.run(
         "clean",
-        clean_shard,
-        {task: (path, config.cleaning) for task, path in input_tasks(collected).items()},
-        [*code_of(cleaning), to_dict(config.cleaning)],
+        cleaning.clean_shard,
+        {task: cleaning.CleanArgument(path, config.cleaning) for task, path in input_tasks(collected).items()},
+        to_dict(config.cleaning),
         [collected],
     )
     stop_words = config.filters.prose.stop_words
@@ -127,12 +104,7 @@ def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Pa
         "measure",
         signals.measure_shard,
         {task: signals.MeasureArgument(path, stop_words) for task, path in input_tasks(cleaned).items()},
-        # What the interpreter can parse depends on its version.
-        [
-            *code_of(signals, prose_signals, code_signals, lines, words, minhash),
-            list(stop_words),
-            sys.version_info[:2],
-        ],
+        list(stop_words),
         [cleaned],
     )
     filtered = runner.run(
@@ -142,23 +114,22 @@ def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Pa
             task: filters.FilterArgument(path, measured.directory / f"{task}.signals.npz", config.filters)
             for task, path in input_tasks(cleaned).items()
         },
-        [*code_of(filters), to_dict(config.filters)],
+        to_dict(config.filters),
         [cleaned, measured],
     )
-    settings = code_of(deduplication, minhash)
     dedup = config.deduplication
     sketched = runner.run(
         "sketch",
         deduplication.sketch_shard,
         {task: deduplication.SketchArgument(path, dedup) for task, path in input_tasks(filtered).items()},
-        [*settings, dedup.shingle_words, dedup.bands, dedup.rows],
+        [dedup.shingle_words, dedup.bands, dedup.rows],
         [filtered],
     )
     found = runner.run(
         "duplicates",
         deduplication.find_duplicates,
         {"all": deduplication.FindArgument(sketched.paths(".json"), dedup)},
-        [*settings, to_dict(dedup)],
+        to_dict(dedup),
         [sketched],
     )
     removed = found.directory / "all.removed.json"
@@ -166,7 +137,7 @@ def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Pa
         "deduplicate",
         deduplication.remove_duplicates,
         {task: deduplication.RemoveArgument(path, removed) for task, path in input_tasks(filtered).items()},
-        settings,
+        [],
         [filtered, found],
     )
 
@@ -175,12 +146,13 @@ def _split(
     runner: StageRunner, config: DataConfig, kept: StageResult
 ) -> tuple[StageResult, dict[int, dict[str, dict[str, int]]]]:
     """Draw validation candidates, send those back that resemble training text, and label every document."""
-    words, settings = config.deduplication.shingle_words, [*code_of(split, minhash), to_dict(config.split)]
+    shingle_words = config.deduplication.shingle_words
+    settings = [to_dict(config.split), shingle_words]
     drawn = runner.run(
         "candidates",
         split.draw_candidates,
-        {"all": split.DrawArgument(kept.paths(".jsonl"), config.split, words)},
-        [*settings, words],
+        {"all": split.DrawArgument(kept.paths(".jsonl"), config.split, shingle_words)},
+        settings,
         [kept],
     )
     candidates = drawn.directory / "all.json"
@@ -188,10 +160,10 @@ def _split(
         "compare",
         split.compare_shard,
         {
-            task: split.CompareArgument(path, candidates, config.split, words)
+            task: split.CompareArgument(path, candidates, config.split, shingle_words)
             for task, path in input_tasks(kept).items()
         },
-        [*settings, words],
+        settings,
         [kept, drawn],
     )
     related = compared.paths(".json")
@@ -199,7 +171,7 @@ def _split(
         "split",
         split.assign_shard,
         {task: split.AssignArgument(path, candidates, related) for task, path in input_tasks(kept).items()},
-        code_of(split),
+        [],
         [kept, drawn, compared],
     )
     return assigned, split.totals([counts.details for counts in assigned.tasks.values()])
@@ -213,12 +185,7 @@ def _train_tokenizer(
         "tokenizer",
         tokenizer_training.train_tokenizer,
         {"tokenizer": tokenizer_training.TrainArgument(assigned.paths(".jsonl"), source_bytes, config.tokenizer)},
-        [
-            *code_of(tokenizer_training, tokenizer_module),
-            list(SPECIAL_TOKENS),
-            to_dict(config.tokenizer),
-            sentencepiece.__version__,
-        ],
+        [list(SPECIAL_TOKENS), to_dict(config.tokenizer), sentencepiece.__version__],
         [assigned],
     )
 
@@ -229,7 +196,7 @@ def _encode(runner: StageRunner, config: DataConfig, assigned: StageResult, toke
         "encode",
         encoding.encode_shard,
         {task: encoding.EncodeArgument(path, model) for task, path in input_tasks(assigned).items()},
-        code_of(encoding, minhash, tokenizer_module),
+        [],
         [assigned, tokenizer],
     )
     tokens, arguments = encoded.paths(".tokens"), {}
@@ -244,7 +211,7 @@ def _encode(runner: StageRunner, config: DataConfig, assigned: StageResult, toke
         "pack",
         encoding.pack_shard,
         arguments,
-        [*code_of(encoding, minhash, shards), to_dict(config.shards), vocab_size, names],
+        [to_dict(config.shards), vocab_size, names],
         [encoded],
     )
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipeline.lines import BULLET, ELLIPSIS, TERMINAL, Lines, StretchHashes, ratio, repeats
-from data_pipeline.minhash import mix64
+from data_pipeline.hashing import StretchHashes, mix64, repeats
+from data_pipeline.lines import BULLET, ELLIPSIS, TERMINAL, Lines, ratio
 from data_pipeline.words import LETTER, PUNCTUATION, SENTENCE_END, WORD, Words, WordTable
 
 TOP_NGRAMS = (2, 3, 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +10,9 @@ import numpy as np
 
 from common.files import atomic_write
 from data_pipeline.code_signals import code_signals
-from data_pipeline.documents import Counts, Document, read_documents
+from data_pipeline.documents import Counts, Document, batches, read_documents
 from data_pipeline.prose_signals import prose_signals
 from data_pipeline.words import WordTable
-
-_BATCH_CHARACTERS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -46,17 +44,3 @@ def measure(documents: Sequence[Document], table: WordTable, stop_words: Sequenc
             columns[name] = np.full(len(documents), np.nan, np.float32)
             columns[name][rows] = values
     return columns
-
-
-def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents in lists of about `_BATCH_CHARACTERS`, which bounds memory."""
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

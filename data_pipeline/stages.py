@@ -7,12 +7,14 @@ the first unfinished shard. Where it differs, the stage begins anew.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -22,12 +24,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait as wait_for_exit
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from common.errors import UserError
 from common.files import read_json, remove_temporaries, sha256_of, write_json
-from data_pipeline import documents
+from data_pipeline import config
 from data_pipeline.documents import Counts
 
 # A task gets its own name, the stage's directory and its argument.
@@ -77,7 +78,9 @@ class StageRunner:
         started = time.perf_counter()
         number = len(self.results)
         directory = self.directory / f"{number:02d}_{name}"
-        fingerprint = _digest([name, settings, sorted(arguments), [stage.digest for stage in inputs]])
+        # What Python can parse, and what its Unicode tables say, depends on its version.
+        made_by = [code_of(function.__module__), sys.version_info[:2], settings]
+        fingerprint = _digest([name, made_by, sorted(arguments), [stage.digest for stage in inputs]])
         _prepare(directory, fingerprint)
         finished = {task: _finished(directory, task) for task in arguments}
         missing = [task for task, marker in finished.items() if marker is None]
@@ -228,9 +231,24 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def code_of(*modules: ModuleType) -> list[str]:
-    """sha256 of the modules' source, and of what every stage uses: older results are never taken for newer code's."""
-    return [sha256_of(Path(str(module.__file__))) for module in (documents, *modules)]
+def code_of(module: str) -> dict[str, str]:
+    """sha256 of the source of a module and of all that it imports here: older results never pass for newer code's.
+
+    The config is left out, as its values are part of a stage's settings.
+    """
+    found: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name == config.__name__:
+            continue
+        path = Path(str(sys.modules[name].__file__))
+        found[name] = sha256_of(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                waiting += [each for each in names if each.startswith(f"{__package__}.") and each in sys.modules]
+    return dict(sorted(found.items()))
 
 
 def default_workers() -> int:

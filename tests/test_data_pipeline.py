@@ -18,11 +18,12 @@ from test_data_helpers import dropped_rows, files_of, prose, replace_words, smal
 
 from common.errors import UserError
 from common.files import read_json, sha256_of
+from data_pipeline import minhash
 from data_pipeline.config import DataConfig, FilterConfig, ProseFilters, SplitConfig, TextFiles
 from data_pipeline.documents import Counts
 from data_pipeline.pipeline import curate
 from data_pipeline.shards import Dataset
-from data_pipeline.stages import StageRunner, process_pool
+from data_pipeline.stages import StageRunner, code_of, process_pool
 from data_pipeline.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -350,3 +351,23 @@ def test_quickstart_data(tmp_path: Path) -> None:
     assert 50_000 < len(dataset.split("val")) < 150_000
     for source in dataset.manifest["sources"]:
         assert source["bytes_per_token"] > 3
+
+
+def test_the_code_of_a_stage_is_all_that_it_imports() -> None:
+    measured = set(code_of("data_pipeline.signals"))
+    assert {f"data_pipeline.{name}" for name in ("signals", "words", "lines", "hashing", "documents")} <= measured
+    assert not {"data_pipeline.config", "data_pipeline.filters"} & measured  # the config's values are settings
+
+
+def test_other_code_makes_a_stage_begin_anew(
+    corpus: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = small_config(*corpus), tmp_path / "data"
+    curate(config, out, workers=1)
+    capsys.readouterr()
+    changed = tmp_path / "minhash.py"
+    changed.write_text(Path(str(minhash.__file__)).read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    monkeypatch.setattr(minhash, "__file__", str(changed))
+    curate(config, out, workers=1)
+    worked = [stage for stage, worked in said(capsys).items() if worked]
+    assert worked[0] == "sketch" and "compare" in worked and "tokenizer" not in worked
