@@ -14,13 +14,15 @@ from rich.table import Table
 Measurement = dict[str, float]
 
 
-def alternate(variants: Mapping[str, Callable[[], Measurement]], rounds: int) -> dict[str, list[Measurement]]:
-    """Run every variant once a round, so that a machine that slows down slows all of them; one round warms up."""
+def alternate(
+    variants: Mapping[str, Callable[[], Measurement]], rounds: int, warm_up: bool = True
+) -> dict[str, list[Measurement]]:
+    """Run every variant once a round, so that a machine that slows down slows all of them; a first round warms up."""
     results: dict[str, list[Measurement]] = {name: [] for name in variants}
-    for number in range(rounds + 1):
+    for number in range(rounds + warm_up):
         for name, measure in variants.items():
             measured = measure()
-            if number:
+            if number or not warm_up:
                 results[name].append(measured)
     return results
 

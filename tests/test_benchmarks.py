@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_data_helpers import prose
 from tiny import run_train
 
 import train as train_program
-from benchmarks import ablation, time_to_loss
+from benchmarks import ablation, data, time_to_loss
 from benchmarks.peer import load_nanogpt
 from benchmarks.runs import Results, spread, train
 from benchmarks.table import report
@@ -18,6 +21,7 @@ from benchmarks.worker import Variant
 from common.cli import parse_command
 from common.errors import UserError
 from common.files import read_json
+from data_pipeline.documents import Document
 from model.config import ModelConfig
 from training.config import BatchConfig, RunConfig
 
@@ -160,3 +164,41 @@ def test_a_run_as_a_measurement(project: Path, monkeypatch: pytest.MonkeyPatch) 
     assert result["step"] == 6 and result["tokens"] == 6 * 512 and result["val/loss"] > 0
     with pytest.raises(UserError, match="this run failed"):
         train("tiny.py", "broken", ("--batch.tokens-per-step", "200"))
+
+
+PEER = """
+import json, sys
+task, documents, folder = sys.argv[2:]
+count = len(open(documents).readlines())
+answer = {"seconds": 2.0}
+if task == "datatrove_deduplication":
+    answer["kept"] = list(range(count))
+elif not task.endswith("signatures"):
+    answer["reasons"] = {name: [None] * count for name in task.split("+")}
+print(json.dumps(answer))
+"""
+
+
+def test_data_is_compared_task_by_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ours really run; the others are a stand-in that drops nothing and takes two seconds."""
+    peer = tmp_path / "peer"
+    peer.write_text(f"#!{sys.executable}\n{PEER}", encoding="utf-8")
+    peer.chmod(0o755)
+    texts = [prose(seed, 300) for seed in range(5)]
+    rows = [vars(Document(str(number), 0, "prose", "", "", "", text)) for number, text in enumerate([*texts, texts[0]])]
+    monkeypatch.setattr(data, "write_documents", lambda _, path: (path.write_text(lines_of(rows)), (6, 0.01))[1])
+    data.main(["--peer-python", str(peer), "--rounds", "1", "--json", str(tmp_path / "figures")])
+    said = capsys.readouterr().out
+    for filter_name in data.RULES:
+        assert f"{filter_name}: 100.00 % of 6 decisions equal" in said
+    assert "kept: 5 by ours, 6 by datatrove" in said
+    for task, columns in (("c4", 2), ("signatures", 3), ("deduplication", 2)):
+        figures = read_json(tmp_path / f"figures_{task}.json")["variants"]
+        assert len(figures) == columns and figures["datatrove"]["documents/s"]["median"] == 3
+        assert figures["ours"]["documents/s"]["median"] > 3
+
+
+def lines_of(rows: list[dict[str, object]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
