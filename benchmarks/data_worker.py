@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline import deduplication, minhash
+from data_pipeline import deduplication, minhash, sketches
 from data_pipeline.config import DeduplicationConfig, ProseFilters
 from data_pipeline.documents import batches, read_documents
 from data_pipeline.filters import prose_rules
@@ -82,7 +82,7 @@ def signatures(parts: list[list[str]]) -> dict[str, Any]:
     config = DeduplicationConfig()
     started = time.perf_counter()
     for texts in parts:
-        minhash.sketch(minhash.shingle_sets(texts, config.shingle_words), config.bands * config.rows)
+        minhash.sketch(minhash.shingles(texts, config.shingle_words), config.bands * config.rows)
     return {"seconds": time.perf_counter() - started}
 
 
@@ -91,17 +91,18 @@ def deduplicate(documents: Path, folder: Path) -> dict[str, Any]:
     config = DeduplicationConfig()
     (folder / "dropped").mkdir()
     started = time.perf_counter()
-    deduplication.sketch_shard("sketch", folder, deduplication.SketchArgument(documents, config))
-    deduplication.find_duplicates("all", folder, deduplication.FindArgument([folder / "sketch.json"], config))
-    removed = folder / "all.removed.json"
-    deduplication.remove_duplicates("kept", folder, deduplication.RemoveArgument(documents, removed))
+    sketches.sketch_shard("sketch", folder, sketches.SketchArgument(documents, config))
+    table = folder / "sketch.documents.npy"
+    deduplication.find_duplicates("all", folder, deduplication.FindArgument([table], config))
+    verdicts = folder / "all.verdicts.npy"
+    deduplication.remove_duplicates("kept", folder, deduplication.RemoveArgument(documents, verdicts, 0))
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "kept": [document.id for document in read_documents(folder / "kept.jsonl")]}
 
 
 def main(task: str, documents: str, folder: str) -> None:
     prose_signals(["A few words."], WordTable(), ())  # tables of characters, as the others load their language
-    minhash.shingle_sets(["A few words."], 5)
+    minhash.shingles(["A few words."], 5)
     if task == "deduplication":
         result = deduplicate(Path(documents), Path(folder))
     else:

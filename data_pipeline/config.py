@@ -208,9 +208,9 @@ class SplitConfig:
     """Which documents are held out for validation."""
 
     validation_fraction: float = 0.02
-    """Fraction of each source's bytes that is held out, in whole texts and at least one."""
+    """Fraction of each source's bytes that is held out, in whole texts and repositories, and at least one."""
     leak_threshold: float = 0.5
-    """A held-out text this similar to a training text, or contained in one to this degree, goes back to training."""
+    """A held-out text this similar to a training text, or contained in one to this degree, is dropped."""
     seed: int = 0
     """Another seed holds out other documents."""
 

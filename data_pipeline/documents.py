@@ -27,6 +27,7 @@ class Document:
     licence: str
     revision: str
     text: str
+    group: str = ""  # what has to stay on one side of the split, such as a repository; the whole text where empty
     split: str = ""  # "train" or "val" once the split stage has decided
 
     @property

@@ -19,8 +19,8 @@ _STEP = 1 << 17  # shingles hashed at a time: the working arrays stay in the pro
 _ORDER = np.uint64(0x9E3779B97F4A7C15)
 
 
-def shingle_sets(texts: Sequence[str], words: int) -> list[np.ndarray]:
-    """For each text the sorted distinct 64-bit hashes of its runs of `words` lower-case words, (shingles,) uint64.
+def shingles(texts: Sequence[str], words: int) -> list[np.ndarray]:
+    """For each text the 64-bit hashes of its runs of `words` lower-case words, in its order, (shingles,) uint64.
 
     Punctuation and layout do not count. A text of fewer words is one shingle, so that it can still be compared; scripts
     that put no spaces between words get long "words", and only close copies are found there.
@@ -34,17 +34,17 @@ def shingle_sets(texts: Sequence[str], words: int) -> list[np.ndarray]:
     borders = np.cumsum([0, *(len(text) + 1 for text in lowered)])  # of the texts among the code points
     first = np.searchsorted(starts, borders)  # word of each text, and the end
     runs = run_hashes(hashes, words)
-    sets = []
+    found = []
     for begin, stop in pairwise(first.tolist()):
         enough = stop - begin >= words
-        found = runs[begin : stop - words + 1] if enough else run_hashes(hashes[begin:stop], max(1, stop - begin))
-        sets.append(np.unique(found) if len(found) else np.zeros(1, np.uint64))
-    return sets
+        own = runs[begin : stop - words + 1] if enough else run_hashes(hashes[begin:stop], max(1, stop - begin))
+        found.append(own if len(own) else np.zeros(1, np.uint64))
+    return found
 
 
 def shingle_set(text: str, words: int) -> np.ndarray:
-    """`shingle_sets` of one text."""
-    return shingle_sets([text], words)[0]
+    """The sorted distinct `shingles` of one text, (shingles,) uint64."""
+    return np.unique(shingles([text], words)[0])
 
 
 def run_hashes(hashes: np.ndarray, length: int) -> np.ndarray:
@@ -56,9 +56,10 @@ def run_hashes(hashes: np.ndarray, length: int) -> np.ndarray:
     return result
 
 
-def exact_key(text: str) -> str:
-    """Equal for texts whose words are equal, whatever their case, spaces and line breaks."""
-    return hashlib.blake2b(" ".join(text.lower().split()).encode(), digest_size=16).hexdigest()
+def exact_key(text: str) -> tuple[int, int]:
+    """128 bits that are equal for texts whose words are equal, whatever their case, spaces and line breaks."""
+    digest = hashlib.blake2b(" ".join(text.lower().split()).encode(), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
 def permutations(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -95,13 +96,13 @@ def signatures(hashes: np.ndarray, starts: np.ndarray, count: int, seed: int = 1
     return np.ascontiguousarray(result.T)
 
 
-def sketch(shingle_sets: Sequence[np.ndarray], count: int) -> np.ndarray:
+def sketch(sets: Sequence[np.ndarray], count: int) -> np.ndarray:
     """Signatures of sets of 64-bit hashes, (sets, count) uint32; the upper half of each hash is used."""
-    sizes = np.array([len(items) for items in shingle_sets], np.int64)
+    sizes = np.array([len(items) for items in sets], np.int64)
     if not len(sizes):
         return np.empty((0, count), np.uint32)
     starts = np.cumsum(sizes) - sizes
-    return signatures((np.concatenate(shingle_sets) >> np.uint64(32)).astype(np.uint32), starts, count)
+    return signatures((np.concatenate(sets) >> np.uint64(32)).astype(np.uint32), starts, count)
 
 
 def band_keys(signature: np.ndarray, bands: int, rows: int) -> np.ndarray:
@@ -117,6 +118,16 @@ def jaccard(one: np.ndarray, other: np.ndarray) -> float:
     """|A and B| / |A or B| of two sorted arrays of distinct hashes."""
     shared = overlap(one, other)
     return shared / (len(one) + len(other) - shared)
+
+
+def overlaps(own: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+    """|A and B| of one sorted array of distinct hashes with each of several, (others,)."""
+    if not others:
+        return np.zeros(0, np.int64)
+    sizes = np.array([len(other) for other in others])
+    together = np.concatenate(others)
+    hits = own[np.minimum(np.searchsorted(own, together), len(own) - 1)] == together
+    return np.add.reduceat(hits, np.cumsum(sizes) - sizes, dtype=np.int64)
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from data_pipeline import (
     filters,
     manifest,
     signals,
+    sketches,
     split,
     tokenizer_training,
 )
@@ -45,8 +47,8 @@ def curate(config: DataConfig, out: Path, workers: int) -> dict[str, Any]:
         runner = StageRunner(
             out / "stages", executor, STAGE_COUNT, on_work=lambda: (out / "manifest.json").unlink(missing_ok=True)
         )
-        kept = _curate_text(runner, config, parts)
-        assigned, sizes = _split(runner, config, kept)
+        filtered = _curate_text(runner, config, parts)
+        assigned, sizes = _deduplicate_and_split(runner, config, filtered)
         tokenizer = _train_tokenizer(runner, config, assigned, sizes)
         packed = _encode(runner, config, assigned, tokenizer)
         result = manifest.publish(config, out, runner.results, sizes, tokenizer, packed)
@@ -85,7 +87,7 @@ def check(config: DataConfig) -> None:
 
 
 def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Part]) -> StageResult:
-    """Collect, clean, filter and deduplicate."""
+    """Collect, clean, measure and filter."""
     collected = runner.run(
         "collect",
         collect.collect_part,
@@ -117,60 +119,63 @@ def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Pa
         to_dict(config.filters),
         [cleaned, measured],
     )
+    return filtered
+
+
+def _deduplicate_and_split(
+    runner: StageRunner, config: DataConfig, filtered: StageResult
+) -> tuple[StageResult, dict[int, dict[str, dict[str, int]]]]:
+    """Find and remove duplicates, hold documents out, drop those that resemble training text, label the rest."""
     dedup = config.deduplication
+    shards = input_tasks(filtered)
     sketched = runner.run(
         "sketch",
-        deduplication.sketch_shard,
-        {task: deduplication.SketchArgument(path, dedup) for task, path in input_tasks(filtered).items()},
+        sketches.sketch_shard,
+        {task: sketches.SketchArgument(path, dedup) for task, path in shards.items()},
         [dedup.shingle_words, dedup.bands, dedup.rows],
         [filtered],
     )
+    tables = sketched.paths(".documents.npy")
+    ends = dict(zip(shards, accumulate(sketched.tasks[task].documents_out for task in shards), strict=True))
+    starts = {task: ends[task] - sketched.tasks[task].documents_out for task in shards}
     found = runner.run(
         "duplicates",
         deduplication.find_duplicates,
-        {"all": deduplication.FindArgument(sketched.paths(".json"), dedup)},
+        {"all": deduplication.FindArgument(tables, dedup)},
         to_dict(dedup),
         [sketched],
     )
-    removed = found.directory / "all.removed.json"
-    return runner.run(
+    verdicts = found.directory / "all.verdicts.npy"
+    kept = runner.run(
         "deduplicate",
         deduplication.remove_duplicates,
-        {task: deduplication.RemoveArgument(path, removed) for task, path in input_tasks(filtered).items()},
+        {task: deduplication.RemoveArgument(path, verdicts, starts[task]) for task, path in shards.items()},
         [],
         [filtered, found],
     )
-
-
-def _split(
-    runner: StageRunner, config: DataConfig, kept: StageResult
-) -> tuple[StageResult, dict[int, dict[str, dict[str, int]]]]:
-    """Draw validation candidates, send those back that resemble training text, and label every document."""
-    shingle_words = config.deduplication.shingle_words
-    settings = [to_dict(config.split), shingle_words]
     drawn = runner.run(
-        "candidates",
-        split.draw_candidates,
-        {"all": split.DrawArgument(kept.paths(".jsonl"), config.split, shingle_words)},
-        settings,
-        [kept],
+        "draw",
+        split.draw_held_out,
+        {"all": split.DrawArgument(tables, verdicts, config.split)},
+        to_dict(config.split),
+        [sketched, found],
     )
-    candidates = drawn.directory / "all.json"
+    sides = drawn.directory / "all.sides.npy"
     compared = runner.run(
         "compare",
         split.compare_shard,
-        {
-            task: split.CompareArgument(path, candidates, config.split, shingle_words)
-            for task, path in input_tasks(kept).items()
-        },
-        settings,
-        [kept, drawn],
+        {task: split.CompareArgument(tables, number, sides, config.split) for number, task in enumerate(shards)},
+        to_dict(config.split),
+        [sketched, drawn],
     )
-    related = compared.paths(".json")
+    leaked = compared.paths(".npy")
     assigned = runner.run(
         "split",
         split.assign_shard,
-        {task: split.AssignArgument(path, candidates, related) for task, path in input_tasks(kept).items()},
+        {
+            task: split.AssignArgument(path, sides, leaked, starts[task], ends[task])
+            for task, path in input_tasks(kept).items()
+        },
         [],
         [kept, drawn, compared],
     )

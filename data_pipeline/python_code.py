@@ -93,6 +93,7 @@ def read(number: int, items: tuple[Any, ...]) -> Iterator[Document | Quarantined
             licence=item.licence,
             revision=f"{item.package}=={item.version}",
             text=text,
+            group=item.package,
         )
 
 

@@ -1,8 +1,7 @@
-"""The train/validation split, with a check that no held-out text is also trained on.
+"""The train/validation split, with a check that nothing held out is also trained on.
 
-Validation candidates are drawn by a hash of their id. Then every candidate is compared with everything else, exactly,
-through its shingles: one that resembles a training document, or is contained in one, goes back to training, and takes
-with it the candidates that resemble it. What stays is far from all training text.
+What belongs together is held out together: a whole text, a whole repository. Then every held-out document is compared
+with all training documents, exactly, through its shingles: one that resembles any, or is contained in one, is dropped.
 """
 
 from __future__ import annotations
@@ -14,133 +13,144 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from common.files import atomic_write, read_json, write_json
+from common.files import atomic_write
 from data_pipeline.config import SplitConfig
-from data_pipeline.documents import Counts, Document, map_documents, read_documents, stable_hash
-from data_pipeline.minhash import shingle_set
+from data_pipeline.documents import Counts, Document, map_documents
+from data_pipeline.hashing import mix64
+from data_pipeline.sketches import Sketches
 
+LEAK = "resembles_training_text"
 _SPLITS = ("train", "val")
+_TRAIN, _HELD_OUT, _LEAKED, _REMOVED = range(4)
+_SALT = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
 class DrawArgument:
-    paths: list[Path]
+    sketches: list[Path]  # the .documents.npy files of the sketch stage, in order
+    verdicts: Path  # of the stage that finds duplicates
     config: SplitConfig
-    shingle_words: int
 
 
 @dataclass(frozen=True)
 class CompareArgument:
-    path: Path
-    candidates: Path  # of the draw stage
+    sketches: list[Path]
+    shard: int  # of the sketches
+    drawn: Path
     config: SplitConfig
-    shingle_words: int
 
 
 @dataclass(frozen=True)
 class AssignArgument:
     path: Path
-    candidates: Path
-    related: list[Path]  # of the compare stage
+    drawn: Path  # of the draw stage
+    leaked: list[Path]  # of the compare stage
+    first: int  # number of the shard's first document
+    stop: int  # and of the next shard's
 
 
-def draw_candidates(task: str, directory: Path, argument: DrawArgument) -> Counts:
-    """Draw the validation candidates of every source and write their shingles."""
-    pieces: dict[int, dict[str, dict[str, int]]] = {}  # source -> whole text -> piece -> bytes
-    for path in argument.paths:
-        for document in read_documents(path):
-            texts = pieces.setdefault(document.source, {})
-            texts.setdefault(document.whole, {})[document.id] = document.byte_count
-    config = argument.config
-    ids = sorted(name for texts in pieces.values() for name in draw(texts, config.validation_fraction, config.seed))
-    number = {identifier: position for position, identifier in enumerate(ids)}
-    sets: list[np.ndarray] = [np.empty(0, np.uint64)] * len(ids)
-    for path in argument.paths:
-        for document in read_documents(path):
-            if document.id in number:
-                sets[number[document.id]] = shingle_set(document.text, argument.shingle_words)
-    write_json(directory / f"{task}.json", ids)
-    with atomic_write(directory / f"{task}.npz", "wb") as file:
-        owners = np.repeat(np.arange(len(ids)), [len(items) for items in sets])
-        np.savez(file, shingles=np.concatenate([np.empty(0, np.uint64), *sets]), owners=owners)
+def draw_held_out(task: str, directory: Path, argument: DrawArgument) -> Counts:
+    """Write which side every document is on, `sides.npy` (documents,) uint8, before the comparison."""
+    sketches, config = Sketches(argument.sketches), argument.config
+    table = sketches.documents
+    sides = np.where(np.load(argument.verdicts) > 0, _REMOVED, _TRAIN).astype(np.uint8)
+    for source in np.unique(table["source"]).tolist():
+        members = np.flatnonzero((table["source"] == source) & (sides == _TRAIN))
+        chosen = draw(table["group"][members], table["bytes"][members], config.validation_fraction, config.seed)
+        sides[members[chosen]] = _HELD_OUT
+    with atomic_write(directory / f"{task}.sides.npy", "wb") as file:
+        np.save(file, sides)
     return Counts()
 
 
-def draw(texts: dict[str, dict[str, int]], fraction: float, seed: int) -> list[str]:
-    """Ids to hold out of one source: texts in the order of a hash, until they make up `fraction` of its bytes.
+def draw(groups: np.ndarray, sizes: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Which documents of one source to hold out, (documents,) bool.
 
-    Counting bytes instead of texts gives a validation set of the expected size where a few texts are huge. All pieces
-    of a text go the same way, as they share a subject and a style; only a source that is a single text is drawn from
-    by piece. A source of one piece keeps it for training.
+    Groups are taken in the order of a hash until they make up `fraction` of the source's bytes; one that would take
+    the sum past twice that is passed over, as long as another is left. So a validation set has the expected size where
+    a few groups are huge. A source that is one group is drawn from by document; a single document is trained on.
 
     Args:
-        texts: bytes of every piece of every whole text, by id.
+        groups: of every document, (documents,) uint64.
+        sizes: of every document, in bytes, (documents,).
         fraction: of all bytes, above 0.
         seed: another one gives another order.
     """
-    if len(texts) == 1:
-        texts = {piece: {piece: size} for pieces in texts.values() for piece, size in pieces.items()}
-    target = fraction * sum(size for pieces in texts.values() for size in pieces.values())
-    chosen: list[str] = []
-    held = 0
-    for whole in sorted(texts, key=lambda name: (stable_hash("split", seed, name), name))[: len(texts) - 1]:
+    names, members = np.unique(groups, return_inverse=True)
+    if len(names) <= 1:
+        names, members = np.arange(len(groups), dtype=np.uint64), np.arange(len(groups))
+    if len(names) <= 1:
+        return np.zeros(len(groups), bool)
+    total = np.bincount(members, weights=sizes)
+    target = fraction * total.sum()
+    order = np.argsort(mix64(names ^ mix64(np.array([seed], np.uint64) + _SALT)), kind="stable")
+    fitting = [group for group in order.tolist() if total[group] <= 2 * target] or [int(np.argmin(total))]
+    held = 0.0
+    chosen = np.zeros(len(names), bool)
+    for group in fitting[: len(names) - 1]:
         if held >= target:
             break
-        chosen += texts[whole]
-        held += sum(texts[whole].values())
-    return chosen
+        if held + total[group] <= 2 * target or not held:
+            chosen[group] = True
+            held += total[group]
+    return np.asarray(chosen[members])
 
 
 def compare_shard(task: str, directory: Path, argument: CompareArgument) -> Counts:
-    """Which candidates each document of one shard resembles: pairs of document id and candidate number."""
-    ids: list[str] = read_json(argument.candidates)
-    with np.load(argument.candidates.with_suffix(".npz")) as arrays:
-        order = np.argsort(arrays["shingles"], kind="stable")
-        shingles, owners = arrays["shingles"][order], arrays["owners"][order]
-    sizes = np.bincount(owners, minlength=len(ids))
-    counts, pairs = Counts(), []
-    for document in read_documents(argument.path):
-        counts.documents_in += 1
-        counts.documents_out += 1
-        own = shingle_set(document.text, argument.shingle_words)
-        for candidate in related(own, shingles, owners, sizes, argument.config.leak_threshold):
-            if ids[candidate] != document.id:
-                pairs.append((document.id, candidate))
-    write_json(directory / f"{task}.json", pairs)
-    return counts
+    """Write the numbers of the held-out documents that a training document of one shard resembles."""
+    sketches, sides = Sketches(argument.sketches), np.load(argument.drawn)
+    held_out = np.flatnonzero(sides == _HELD_OUT)
+    index = ShingleIndex([sketches.shingles(document) for document in held_out.tolist()])
+    leaked: set[int] = set()
+    first, stop = sketches.first[argument.shard], sketches.first[argument.shard + 1]
+    for document in np.flatnonzero(sides[first:stop] == _TRAIN).tolist():
+        leaked.update(index.related(sketches.shingles(first + document), argument.config.leak_threshold))
+    with atomic_write(directory / f"{task}.npy", "wb") as file:
+        np.save(file, held_out[sorted(leaked)])
+    return Counts()
 
 
-def related(
-    own: np.ndarray, shingles: np.ndarray, owners: np.ndarray, sizes: np.ndarray, threshold: float
-) -> list[int]:
-    """Candidates of which the document with shingles `own` shares at least `threshold`.
+class ShingleIndex:
+    """The shingles of some documents, to find those that another one resembles."""
 
-    The share is of the smaller of the two sets, so that it covers both resemblance and containment: it is never below
-    the Jaccard similarity.
+    def __init__(self, sets: list[np.ndarray]) -> None:
+        """`sets` are sorted distinct shingle hashes, (shingles,) uint64 each."""
+        self._sizes = np.array(list(map(len, sets)), np.int64)
+        together = np.concatenate([np.empty(0, np.uint64), *sets])
+        order = np.argsort(together, kind="stable")
+        self._shingles = together[order]
+        self._owners = np.repeat(np.arange(len(sets)), self._sizes)[order]
 
-    Args:
-        own: sorted distinct shingles of a document, (shingles,) uint64.
-        shingles: those of all candidates, sorted, (total,) uint64.
-        owners: the candidate of each, (total,).
-        sizes: shingles of each candidate, (candidates,).
-        threshold: fraction of the smaller set.
-    """
-    first = np.searchsorted(shingles, own, side="left")
-    last = np.searchsorted(shingles, own, side="right")
-    hits = [owners[start:stop] for start, stop in zip(first, last, strict=True) if stop > start]
-    if not hits:
-        return []
-    shared = np.bincount(np.concatenate(hits), minlength=len(sizes))
-    return np.flatnonzero((shared > 0) & (shared >= threshold * np.minimum(sizes, len(own)))).tolist()
+    def related(self, own: np.ndarray, threshold: float) -> list[int]:
+        """Positions of the documents of which one with shingles `own` shares at least `threshold`.
+
+        The share is of the smaller of the two sets, so that it covers both resemblance and containment: it is never
+        below the Jaccard similarity.
+        """
+        first = np.searchsorted(self._shingles, own, side="left")
+        last = np.searchsorted(self._shingles, own, side="right")
+        hits = np.flatnonzero(last > first)
+        if not len(hits):
+            return []
+        owners = [self._owners[first[hit] : last[hit]] for hit in hits.tolist()]
+        shared = np.bincount(np.concatenate(owners), minlength=len(self._sizes))
+        return np.flatnonzero((shared > 0) & (shared >= threshold * np.minimum(self._sizes, len(own)))).tolist()
 
 
 def assign_shard(task: str, directory: Path, argument: AssignArgument) -> Counts:
-    """Copy one shard with `split` filled in."""
-    held_out = validation_ids(argument)
+    """Copy one shard with `split` filled in, without the held-out documents that resemble a training document."""
+    every = np.load(argument.drawn)
+    for path in argument.leaked:
+        every[np.load(path)] = _LEAKED
+    own = every[argument.first : argument.stop]
+    sides = iter(own[own != _REMOVED].tolist())
     counts: Counter[tuple[int, str, str]] = Counter()
 
     def decide(document: Document) -> str | None:
-        document.split = "val" if document.id in held_out else "train"
+        side = next(sides)
+        if side == _LEAKED:
+            return LEAK
+        document.split = "val" if side == _HELD_OUT else "train"
         counts[document.source, document.split, "documents"] += 1
         counts[document.source, document.split, "bytes"] += document.byte_count
         return None
@@ -148,27 +158,6 @@ def assign_shard(task: str, directory: Path, argument: AssignArgument) -> Counts
     result = map_documents(argument.path, directory / f"{task}.jsonl", directory / "dropped" / f"{task}.jsonl", decide)
     result.details = {" ".join(map(str, key)): value for key, value in sorted(counts.items())}
     return result
-
-
-def validation_ids(argument: AssignArgument) -> set[str]:
-    """The candidates that resemble no training document, not even through other candidates."""
-    ids: list[str] = read_json(argument.candidates)
-    number = {identifier: position for position, identifier in enumerate(ids)}
-    back: set[int] = set()
-    neighbours: dict[int, set[int]] = {}
-    for path in argument.related:
-        for identifier, candidate in read_json(path):
-            if identifier in number:
-                neighbours.setdefault(candidate, set()).add(number[identifier])
-                neighbours.setdefault(number[identifier], set()).add(candidate)
-            else:
-                back.add(candidate)
-    queue = list(back)
-    while queue:
-        fresh = neighbours.get(queue.pop(), set()) - back
-        back |= fresh
-        queue += fresh
-    return {identifier for position, identifier in enumerate(ids) if position not in back}
 
 
 def totals(details: list[dict[str, int]]) -> dict[int, dict[str, dict[str, int]]]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_data_helpers import prose, replace_words
 
 from data_pipeline import minhash
@@ -55,6 +59,21 @@ def test_short_texts_have_one_shingle(text: str) -> None:
     assert minhash.jaccard(shingles, minhash.shingle_set(text, 5)) == 1.0
 
 
+@given(st.lists(st.text(st.sampled_from("ab_1 .-\né中"), max_size=30), min_size=1, max_size=5), st.integers(1, 4))
+def test_shingles_of_many_texts_are_those_of_each(texts: list[str], words: int) -> None:
+    """Two runs of words have one hash exactly where the words are equal, wherever they stand."""
+    found = minhash.shingles(texts, words)
+    names: dict[int, tuple[str, ...]] = {}
+    for text, hashes in zip(texts, found, strict=True):
+        inside = re.findall(r"\w+", text.lower())
+        size = min(words, len(inside))
+        runs = [tuple(inside[start : start + size]) for start in range(len(inside) - size + 1)] if size else [()]
+        assert len(runs) == len(hashes)
+        for run, value in zip(runs, hashes.tolist(), strict=True):
+            assert names.setdefault(value, run) == run
+    assert len(set(names.values())) == len(names)
+
+
 def test_jaccard_is_that_of_the_sets() -> None:
     generator = np.random.default_rng(0)
     for _ in range(20):
@@ -62,6 +81,7 @@ def test_jaccard_is_that_of_the_sets() -> None:
         other = np.unique(generator.integers(0, 60, 40, dtype=np.uint64))
         expected = len(set(one.tolist()) & set(other.tolist())) / len(set(one.tolist()) | set(other.tolist()))
         assert minhash.jaccard(one, other) == pytest.approx(expected)
+        assert minhash.overlaps(one, [other, one]).tolist() == [minhash.overlap(one, other), len(one)]
 
 
 def test_bands_agree_exactly_where_rows_agree() -> None:

@@ -6,13 +6,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_data_helpers import dropped_rows, prose, replace_words, small_config, write_jsonl
 
 from data_pipeline import minhash
-from data_pipeline.config import DeduplicationConfig, SplitConfig, TextFiles
+from data_pipeline.config import DeduplicationConfig, PythonCode, SplitConfig, TextFiles
 from data_pipeline.pipeline import curate
-from data_pipeline.split import draw
+from data_pipeline.split import LEAK, draw
 
 
 def planted(tmp_path: Path) -> tuple[Path, dict[str, str]]:
@@ -69,8 +70,9 @@ def test_no_near_duplicate_crosses_the_split(tmp_path: Path, seed: int) -> None:
                 assert shared < 0.5 * min(len(shingles[one]), len(shingles[other]))
                 crossing += 1
     assert crossing > 1000
-    related = [pair for pair in copies.items() if minhash.jaccard(shingles[pair[0]], shingles[pair[1]]) >= 0.5]
-    assert len(related) >= 5 and all(side[copy] == side[original] for copy, original in related)
+    dropped = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "09_split")}
+    assert dropped and dropped <= {name for pair in copies.items() for name in pair}
+    assert manifest["stages"][-1]["dropped"] == {LEAK: len(dropped)}
 
 
 def test_one_long_document_still_gives_a_validation_split(tmp_path: Path) -> None:
@@ -81,11 +83,34 @@ def test_one_long_document_still_gives_a_validation_split(tmp_path: Path) -> Non
     assert manifest["splits"]["train"]["bytes"] > 3 * manifest["splits"]["val"]["bytes"]
 
 
-def test_pieces_of_a_text_go_the_same_way() -> None:
-    texts = {f"book{n}": {f"book{n}#part{m}": 100 for m in range(5)} for n in range(10)}
-    chosen = draw(texts, 0.2, seed=0)
-    assert len(chosen) == 10 and len({name.partition("#")[0] for name in chosen}) == 2
-    assert draw(texts, 0.2, seed=1) != chosen
-    single = draw({"book": {f"book#part{m}": 100 for m in range(10)}}, 0.2, seed=0)
-    assert len(single) == 2  # one text alone is drawn from by piece
-    assert draw({"only": {"only": 100}}, 0.5, seed=0) == []
+def test_what_belongs_together_is_held_out_together() -> None:
+    books = np.repeat(np.arange(10, dtype=np.uint64), 5)
+    sizes = np.full(50, 100)
+    chosen = draw(books, sizes, 0.2, seed=0)
+    assert chosen.sum() == 10 and len(np.unique(books[chosen])) == 2
+    assert (draw(books, sizes, 0.2, seed=1) != chosen).any()
+    single = draw(np.zeros(10, np.uint64), np.full(10, 100), 0.2, seed=0)
+    assert single.sum() == 2  # one text alone is drawn from by piece
+    assert draw(np.zeros(1, np.uint64), np.full(1, 100), 0.5, seed=0).tolist() == [False]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_huge_group_is_passed_over_while_there_are_others(seed: int) -> None:
+    groups = np.arange(8, dtype=np.uint64)
+    sizes = np.array([1000, 20, 20, 20, 20, 20, 20, 20])
+    chosen = draw(groups, sizes, 0.05, seed)
+    assert not chosen[0] and 57 <= sizes[chosen].sum() <= 114
+    assert draw(groups[:2], np.array([1000, 600]), 0.05, seed).tolist() == [False, True]  # the smaller of the two
+
+
+def test_a_repository_is_on_one_side(tmp_path: Path) -> None:
+    code = PythonCode(max_bytes=1_000_000, packages=("rich", "jinja2", "tyro", "fsspec"))
+    config = replace(small_config(), sources=(code,), split=SplitConfig(validation_fraction=0.1))
+    curate(config, tmp_path / "data", workers=1)
+    side: dict[str, set[str]] = {}
+    for shard in sorted((tmp_path / "data/stages/09_split").glob("*.jsonl")):
+        for line in shard.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            side.setdefault(row["group"], set()).add(row["split"])
+    assert {"rich", "jinja2", "python"} <= side.keys()
+    assert all(len(found) == 1 for found in side.values()) and {"val"} in side.values()

@@ -1,0 +1,121 @@
+"""Sketches: what deduplication and the split need to know of every document, as arrays that stay on disk.
+
+A document is known by its number: its place among all documents, shard after shard.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.files import atomic_write
+from data_pipeline import minhash
+from data_pipeline.config import DeduplicationConfig
+from data_pipeline.documents import Counts, batches, read_documents, stable_hash
+
+_DOCUMENT = np.dtype(
+    [("source", "<u2"), ("bytes", "<u8"), ("key", "<u8", 2), ("group", "<u8"), ("shingles", "<u8")],
+)
+
+
+@dataclass(frozen=True)
+class SketchArgument:
+    path: Path
+    config: DeduplicationConfig
+
+
+def sketch_shard(task: str, directory: Path, argument: SketchArgument) -> Counts:
+    """Write ids, keys, band keys and shingle hashes of one shard's documents."""
+    config = argument.config
+    rows: list[np.ndarray] = []
+    bands = [np.empty((0, config.bands), np.uint64)]
+    count = 0
+    with (
+        atomic_write(directory / f"{task}.ids.jsonl") as ids,
+        atomic_write(directory / f"{task}.shingles.bin", "wb") as shingles,
+    ):
+        for batch in batches(read_documents(argument.path)):
+            found = minhash.shingles([document.text for document in batch], config.shingle_words)
+            signatures = minhash.sketch(found, config.bands * config.rows)
+            bands.append(minhash.band_keys(signatures, config.bands, config.rows))
+            row = np.zeros(len(batch), _DOCUMENT)
+            row["source"] = [document.source for document in batch]
+            row["bytes"] = [document.byte_count for document in batch]
+            row["key"] = [minhash.exact_key(document.text) for document in batch]
+            row["group"] = [stable_hash(document.group or document.whole) for document in batch]
+            row["shingles"] = list(map(len, found))
+            rows.append(row)
+            count += len(batch)
+            for document, hashes in zip(batch, found, strict=True):
+                ids.write(json.dumps(document.id) + "\n")
+                shingles.write(hashes.tobytes())
+    _save(directory / f"{task}.documents.npy", np.concatenate([np.empty(0, _DOCUMENT), *rows]))
+    _save(directory / f"{task}.bands.npy", np.ascontiguousarray(np.concatenate(bands).T))  # a band is read at a time
+    return Counts(count, count)
+
+
+class Sketches:
+    """The sketches of some shards; about 60 bytes a document are in memory, shingles and bands stay on disk."""
+
+    def __init__(self, documents: Sequence[Path]) -> None:
+        """`documents` are the `.documents.npy` files, in the order that numbers the documents."""
+        self._stems = [path.with_name(path.name.removesuffix(".documents.npy")) for path in documents]
+        shards = [np.load(path) for path in documents]
+        self.documents = np.concatenate([np.empty(0, _DOCUMENT), *shards])
+        self.first = np.cumsum([0, *map(len, shards)])  # document of each shard, and the end
+        self._shingles = [_mapped(stem.with_name(f"{stem.name}.shingles.bin")) for stem in self._stems]
+        self._ends = np.concatenate([np.empty(0, np.int64), *(np.cumsum(shard["shingles"]) for shard in shards)])
+        self._cached = lru_cache(maxsize=256)(self._read)
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def band(self, number: int) -> np.ndarray:
+        """The key of one band of every document, (documents,) uint64."""
+        paths = [stem.with_name(f"{stem.name}.bands.npy") for stem in self._stems]
+        return np.concatenate([np.empty(0, np.uint64), *(np.load(path, mmap_mode="r")[number] for path in paths)])
+
+    def bands(self) -> int:
+        """Number of bands."""
+        stem = self._stems[0]
+        return int(np.load(stem.with_name(f"{stem.name}.bands.npy"), mmap_mode="r").shape[0])
+
+    def shingles(self, document: int) -> np.ndarray:
+        """Sorted distinct shingle hashes of a document, (shingles,) uint64."""
+        return self._cached(document)
+
+    def _read(self, document: int) -> np.ndarray:
+        shard = int(np.searchsorted(self.first, document, side="right")) - 1
+        end = int(self._ends[document])
+        return np.unique(self._shingles[shard][end - int(self.documents["shingles"][document]) : end])
+
+    def ids(self, documents: Iterable[int]) -> dict[int, str]:
+        """The ids of some documents, by number."""
+        wanted = set(documents)
+        found = {}
+        for stem, start in zip(self._stems, self.first.tolist(), strict=False):
+            with open(stem.with_name(f"{stem.name}.ids.jsonl"), encoding="utf-8") as file:
+                for number, line in enumerate(file, start):
+                    if number in wanted:
+                        found[number] = json.loads(line)
+        return found
+
+    def by_preference(self) -> np.ndarray:
+        """All documents, the one to keep first: earlier source, then longer, then earlier, (documents,)."""
+        table = self.documents
+        return np.lexsort((np.arange(len(table)), -table["bytes"].astype(np.int64), table["source"]))
+
+
+def _mapped(path: Path) -> Any:
+    return np.memmap(path, np.uint64, mode="r") if path.stat().st_size else np.empty(0, np.uint64)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with atomic_write(path, "wb") as file:
+        np.save(file, array)
