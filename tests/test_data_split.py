@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from test_data_helpers import dropped_rows, prose, replace_words, small_config, write_jsonl
+from test_data_helpers import dropped_rows, prose, replace_words, small_config, words, write_jsonl
 
 from data_pipeline import minhash
 from data_pipeline.config import DeduplicationConfig, PythonCode, SplitConfig, TextFiles
+from data_pipeline.deduplication import FindArgument, find_duplicates
+from data_pipeline.documents import Document, read_rows, write_row
+from data_pipeline.minhash import overlaps
 from data_pipeline.pipeline import curate
+from data_pipeline.sketches import SketchArgument, sketch_shard
 from data_pipeline.split import LEAK, draw
 
 
@@ -114,3 +119,51 @@ def test_a_repository_is_on_one_side(tmp_path: Path) -> None:
             side.setdefault(row["group"], set()).add(row["split"])
     assert {"rich", "jinja2", "python"} <= side.keys()
     assert all(len(found) == 1 for found in side.values()) and {"val"} in side.values()
+
+
+def found_duplicates(texts: list[str], folder: Path) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Verdicts and the rows of `duplicates.jsonl`, with documents named by their number."""
+    write_rows(folder / "texts.jsonl", [Document(str(n), 0, "prose", "", "", "", text) for n, text in enumerate(texts)])
+    config = DeduplicationConfig()
+    sketch_shard("a", folder, SketchArgument(folder / "texts.jsonl", config))
+    find_duplicates("all", folder, FindArgument([folder / "a.documents.npy"], config))
+    return np.load(folder / "all.verdicts.npy"), list(read_rows(folder / "all.duplicates.jsonl"))
+
+
+def write_rows(path: Path, documents: list[Document]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for document in documents:
+            write_row(file, document)
+
+
+def test_crowded_buckets_take_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 identical texts, and 1,000 that share a template and differ in content."""
+    compared = 0
+
+    def counting(own: np.ndarray, sets: list[np.ndarray]) -> np.ndarray:
+        nonlocal compared
+        compared += len(sets)
+        return overlaps(own, sets)
+
+    monkeypatch.setattr(minhash, "overlaps", counting)
+    template = words(1, 46)
+    texts = ["the same words again and again"] * 1000
+    texts += [" ".join(template + words(10 + number, 14)) for number in range(1000)]
+    verdicts, rows = found_duplicates(texts, tmp_path)
+    assert (verdicts[:1000] == 1).sum() == 999 and not verdicts[1000:].any()
+    assert {row["kept"] for row in rows} == {"0"} and all(row["similarity"] == 1 for row in rows)
+    assert 1000 < compared < 10 * 1000
+
+
+def test_what_goes_resembles_what_stays(tmp_path: Path) -> None:
+    """A chain of texts, each like the next and unlike those further on: one cluster, of which more than one stays."""
+    band = words(5, 300)
+    texts = [" ".join(band[start : start + 200]) for start in range(0, 84, 7)]
+    verdicts, rows = found_duplicates(texts, tmp_path)
+    shingles = [minhash.shingle_set(text, 5) for text in texts]
+    assert minhash.jaccard(shingles[0], shingles[1]) > 0.9 and minhash.jaccard(shingles[0], shingles[-1]) < 0.8
+    assert len({row["cluster"] for row in rows}) == 1 and len({row["kept"] for row in rows}) > 1
+    for row in rows:
+        kept, gone = int(row["kept"]), int(row["removed"])
+        assert verdicts[gone] and not verdicts[kept]
+        assert minhash.jaccard(shingles[kept], shingles[gone]) >= 0.8
