@@ -98,5 +98,5 @@ def _datasets_package() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise UserError("a HubDataset source needs the datasets package: pip install -e '.[hub]'") from error
+        raise UserError("a HubDataset source needs the datasets package: pip install -e '.[data]'") from error
     return datasets

@@ -1,9 +1,10 @@
-"""The user's own text: plain text, Markdown and source files, and JSON lines."""
+"""Local and remote files: plain text, Markdown, HTML, source code, JSON lines, CSV and Parquet, compressed or not."""
 
 from __future__ import annotations
 
-import glob
+import csv
 import json
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -11,46 +12,70 @@ from typing import IO, Any
 from common.errors import UserError
 from data_pipeline.config import CollectionConfig, TextFiles
 from data_pipeline.documents import Document, Quarantined
+from data_pipeline.opening import ArchiveError, is_remote, matching, open_plain, open_raw, plain_suffix, shown
 
-_CODE = frozenset((".py", ".js", ".ts", ".java", ".c", ".h", ".cpp", ".hpp", ".rs", ".go", ".rb", ".sh", ".sql"))
+_CODE = frozenset(
+    ".bash .c .cc .clj .cpp .cs .css .cu .cxx .dart .ex .exs .f90 .go .h .hh .hpp .hs .java .jl .js .jsx .kt .lua .m "
+    ".ml .mjs .php .pl .pm .py .pyi .pyx .r .rb .rs .scala .sh .sql .swift .ts .tsx .vue .zig".split()
+)
+_HTML = frozenset((".html", ".htm", ".xhtml"))
+_TABLES = {".csv": ",", ".tsv": "\t"}
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_ROWS_AT_ONCE = 256  # of a Parquet file, which bounds memory
 
 
 def plan(source: TextFiles, config: CollectionConfig) -> list[tuple[tuple[Any, ...], str]]:
-    """The files that match, in parts of about `shard_bytes`, with their sizes and times.
+    """The files that match, in parts of about `shard_bytes`, with what tells whether they changed.
 
     Raises:
-        UserError: a pattern matches no file.
+        UserError: a pattern matches no file, or a format needs a package that is not installed.
     """
-    files: set[str] = set()
+    files: dict[str, tuple[str, int]] = {}
     for pattern in source.patterns:
-        matched = [name for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
+        matched = matching(pattern)
         if not matched:
-            raise UserError(f"source {source.name!r}: no file matches {pattern!r} in {Path.cwd()}")
-        files.update(matched)
+            where = "" if is_remote(pattern) else f" in {Path.cwd()}"
+            raise UserError(f"source {source.name!r}: no file matches {pattern!r}{where}")
+        files.update((name, (state, size)) for name, state, size in matched)
+    for name in files:
+        _check_packages(name)
     parts: list[tuple[tuple[Any, ...], str]] = []
     group: list[str] = []
-    state: list[tuple[str, int, int]] = []
+    states: list[tuple[str, str]] = []
+    total = 0
     for name in sorted(files):
-        if group and sum(size for _, size, _ in state) > config.shard_bytes:
-            parts.append((tuple(group), repr(state)))
-            group, state = [], []
-        status = Path(name).stat()
+        if group and total > config.shard_bytes:
+            parts.append((tuple(group), repr(states)))
+            group, states, total = [], [], 0
+        state, size = files[name]
         group.append(name)
-        state.append((name, status.st_size, status.st_mtime_ns))
-    return [*parts, (tuple(group), repr(state))]
+        states.append((name, state))
+        total += size
+    return [*parts, (tuple(group), repr(states))]
 
 
 def read(
     source: TextFiles, number: int, items: tuple[Any, ...], config: CollectionConfig
 ) -> Iterator[Document | Quarantined]:
-    """The documents of some files. Whatever is wrong with a line, the rest of its file is still read."""
+    """The documents of some files. Whatever is wrong with a part of one, the rest of it is still read."""
     for name in items:
         reader = _Reader(source, number, name, config)
         try:
             yield from reader.read()
+        except ArchiveError as error:
+            yield reader.set_aside(f"after {reader.position or 'the beginning'}", error.reason)
         except OSError as error:
-            yield Quarantined(number, name, error.strerror or "", "unreadable_file")
+            yield reader.set_aside(error.strerror or str(error), "unreadable_file")
+
+
+def _check_packages(name: str) -> None:
+    needed = {".parquet": "pyarrow", **dict.fromkeys(_HTML, "trafilatura")}.get(plain_suffix(name))
+    if needed is None:
+        return
+    try:
+        __import__(needed)
+    except ImportError as error:
+        raise UserError(f"{shown(name)} needs the {needed} package: pip install -e '.[data]'") from error
 
 
 class _Reader:
@@ -58,15 +83,24 @@ class _Reader:
 
     def __init__(self, source: TextFiles, number: int, name: str, config: CollectionConfig) -> None:
         self.source, self.number, self.name, self.config = source, number, name, config
-        self.code = Path(name).suffix.lower() in _CODE
+        self.suffix = plain_suffix(name)
+        self.origin = shown(name if is_remote(name) else Path(name).as_posix())
+        self.code = self.suffix in _CODE
+        self.position = ""  # of what was read last
 
     def read(self) -> Iterator[Document | Quarantined]:
-        suffix = Path(self.name).suffix.lower()
-        with open(self.name, "rb") as file:
+        if self.suffix == ".parquet":
+            yield from self._parquet()
+            return
+        with open_plain(self.name) as file:
             if not file.peek(1):
-                yield self._set_aside("whole file", "empty")
-            elif suffix in {".jsonl", ".ndjson"}:
+                yield self.set_aside("whole file", "empty")
+            elif self.suffix in {".jsonl", ".ndjson"}:
                 yield from self._json_lines(file)
+            elif self.suffix in _TABLES:
+                yield from self._table(file, _TABLES[self.suffix])
+            elif self.suffix in _HTML:
+                yield self._html(file)
             elif self.code:
                 yield self._whole(file)
             elif file.peek(2)[:2] in _UTF16:
@@ -84,14 +118,81 @@ class _Reader:
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError):
-                yield self._set_aside(position, "invalid_json")
+                yield self.set_aside(position, "invalid_json")
                 continue
-            if not isinstance(value, dict):
-                yield self._set_aside(position, "not_an_object")
-            elif not isinstance(value.get(self.source.text_field), str):
-                yield self._set_aside(position, "no_text")
+            if isinstance(value, dict):
+                yield self._field(value.get(self.source.text_field), position)
             else:
-                yield self._document(value[self.source.text_field], position)
+                yield self.set_aside(position, "not_an_object")
+
+    def _table(self, file: IO[bytes], delimiter: str) -> Iterator[Document | Quarantined]:
+        """The rows of a CSV file, of which the first names the columns."""
+        csv.field_size_limit(2 * self.config.max_record_bytes)
+        column: int | None = None
+        for position, lines in self._csv_rows(file):
+            if isinstance(lines, Quarantined):
+                yield lines
+                continue
+            self.position = position
+            row = next(csv.reader(lines, delimiter=delimiter), [])
+            if column is None and self.source.text_field not in row:
+                yield self.set_aside("whole file", "no_text_field")
+                return
+            if column is None:
+                column = row.index(self.source.text_field)
+            elif row:
+                yield self._field(row[column] if column < len(row) else None, position)
+
+    def _csv_rows(self, file: IO[bytes]) -> Iterator[tuple[str, list[str] | Quarantined]]:
+        """The lines of each row, which goes on while a quotation mark is open; one never closed costs only its line."""
+        lines = self._lines(file)
+        again: deque[tuple[str, str | Quarantined]] = deque()
+        row: list[tuple[str, str]] = []
+        size, is_open = 0, False
+        while True:
+            position, line = again.popleft() if again else next(lines, ("", None))
+            if isinstance(line, Quarantined):
+                yield position, line
+                continue
+            if line is not None:
+                row.append((position, line))
+                size += len(line)
+                is_open ^= bool(line.count('"') % 2)
+            if row and is_open and (line is None or size > self.config.max_record_bytes):
+                yield row[0][0], self.set_aside(row[0][0], "invalid_row")
+                again.extendleft(reversed(row[1:]))
+            elif row and not is_open:
+                yield row[0][0], [text for _, text in row]
+            elif line is not None:
+                continue
+            row, size, is_open = [], 0, False
+            if line is None and not again:
+                return
+
+    def _parquet(self) -> Iterator[Document | Quarantined]:
+        import pyarrow
+        import pyarrow.parquet
+
+        field = self.source.text_field
+        with open_raw(self.name) as raw:
+            try:
+                file = pyarrow.parquet.ParquetFile(raw)
+                columns = file.schema_arrow.names
+            except (pyarrow.ArrowException, OSError):
+                yield self.set_aside("whole file", "damaged_parquet")
+                return
+            if field not in columns:
+                yield self.set_aside("whole file", "no_text_field")
+                return
+            row = 0
+            for group in range(file.num_row_groups):
+                try:
+                    for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[field]):
+                        for value in batch.column(0).to_pylist():
+                            row += 1
+                            yield self._field(value, f"row {row}")
+                except (pyarrow.ArrowException, OSError, UnicodeDecodeError):
+                    yield self.set_aside(f"row group {group}, after row {row}", "damaged_parquet")
 
     def _plain_text(self, file: IO[bytes]) -> Iterator[Document | Quarantined]:
         """Documents of about `max_document_bytes`, cut at blank lines; a file below that is one document."""
@@ -111,37 +212,64 @@ class _Reader:
         if lines and "".join(lines).strip():
             yield self._document("".join(lines), f"part {first}")
 
+    def _html(self, file: IO[bytes]) -> Document | Quarantined:
+        """The text of the page without menus and footers, as trafilatura sees them."""
+        import trafilatura
+
+        content = file.read(self.config.max_record_bytes + 1)
+        if len(content) > self.config.max_record_bytes:
+            return self.set_aside("whole file", "too_large")
+        try:
+            # Its own removal of repeated lines depends on the pages before.
+            text = trafilatura.extract(content, include_comments=False, deduplicate=False)
+        except Exception:  # of lxml and of the recursion limit, for pages that no browser reads either
+            return self.set_aside("whole file", "invalid_html")
+        return self._document(text, "") if text else self.set_aside("whole file", "no_text")
+
     def _whole(self, file: IO[bytes], encoding: str = "utf-8-sig") -> Document | Quarantined:
         content = file.read(self.config.max_record_bytes + 1)
         if len(content) > self.config.max_record_bytes:
-            return self._set_aside("whole file", "too_large")
+            return self.set_aside("whole file", "too_large")
         try:
             return self._document(content.decode(encoding), "")
         except UnicodeDecodeError as error:
-            return self._set_aside(f"byte {error.start}", "invalid_encoding")
+            return self.set_aside(f"byte {error.start}", "invalid_encoding")
 
-    def _lines(self, file: IO[bytes]) -> Iterator[tuple[str, str | Quarantined]]:
-        """Decoded lines with their positions. At most `max_record_bytes` of a line are ever held."""
+    def _raw_lines(self, file: IO[bytes]) -> Iterator[tuple[str, bytes | None]]:
+        """Lines with their positions, None for one too long. At most `max_record_bytes` of a line are ever held."""
         limit = self.config.max_record_bytes
         number = 0
         while content := file.readline(limit + 1):
             number += 1
-            position = f"line {number}"
-            if len(content) > limit and not content.endswith(b"\n"):
-                while content and not content.endswith(b"\n"):
-                    content = file.readline(limit)
-                yield position, self._set_aside(position, "line_too_long")
+            self.position = f"line {number}"
+            if len(content) <= limit or content.endswith(b"\n"):
+                yield self.position, content
+                continue
+            while content and not content.endswith(b"\n"):
+                content = file.readline(limit)
+            yield self.position, None
+
+    def _lines(self, file: IO[bytes]) -> Iterator[tuple[str, str | Quarantined]]:
+        """Decoded lines with their positions."""
+        for number, (position, content) in enumerate(self._raw_lines(file)):
+            if content is None:
+                yield position, self.set_aside(position, "line_too_long")
                 continue
             if b"\0" in content:
-                yield position, self._set_aside(position, "nul_byte")
+                yield position, self.set_aside(position, "nul_byte")
                 continue
             try:
-                yield position, content.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield position, content.decode("utf-8-sig" if number == 0 else "utf-8")
             except UnicodeDecodeError as error:
-                yield position, self._set_aside(f"{position}, byte {error.start}", "invalid_utf8")
+                yield position, self.set_aside(f"{position}, byte {error.start}", "invalid_utf8")
+
+    def _field(self, value: Any, position: str) -> Document | Quarantined:
+        if not isinstance(value, str):
+            return self.set_aside(position, "no_text")
+        return self._document(value, position)
 
     def _document(self, text: str, position: str) -> Document:
-        origin = f"{Path(self.name).as_posix()}#{position.replace(' ', '')}" if position else Path(self.name).as_posix()
+        origin = f"{self.origin}#{position.replace(' ', '')}" if position else self.origin
         return Document(
             id=f"{self.source.name}/{origin}",
             source=self.number,
@@ -152,5 +280,5 @@ class _Reader:
             text=text,
         )
 
-    def _set_aside(self, position: str, reason: str) -> Quarantined:
-        return Quarantined(self.number, self.name, position, reason)
+    def set_aside(self, position: str, reason: str) -> Quarantined:
+        return Quarantined(self.number, self.origin, position, reason)

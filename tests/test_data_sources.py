@@ -288,7 +288,7 @@ def test_a_missing_distribution_is_named() -> None:
 
 def test_without_the_datasets_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[hub\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[data\]'"):
         hub.plan(HubDataset(path="somewhere/something", name="hub", licence="MIT"))
 
 
