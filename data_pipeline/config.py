@@ -74,16 +74,16 @@ class HubDataset:
 
 @dataclass(frozen=True)
 class TextFiles:
-    """Your own text: .txt, .md, .py and other text files, and .jsonl with one object a line."""
+    """Your own text: plain, Markdown, HTML and source files, .jsonl, .csv, .tsv and .parquet; .gz, .bz2, .xz, .zst."""
 
     patterns: tuple[str, ...]
-    """File names or glob patterns; `**` crosses directories."""
+    """File names or glob patterns, `**` crosses directories; or URLs that fsspec knows, such as s3://bucket/*.gz."""
     name: str = "files"
     """Name of the source in reports and in the manifest."""
     licence: str = "unspecified"
     """Licence of the text, kept with every document."""
     text_field: str = "text"
-    """Field of a JSON line that holds the text."""
+    """Field of a JSON line, or column of a table, that holds the text."""
 
 
 Source = PackagedWikipedia | PythonCode | HubDataset | TextFiles
@@ -109,6 +109,12 @@ class CleaningConfig:
     """Longer runs of blank lines are shortened to this many (prose and code)."""
     max_wiki_holes: int = 2
     """Encyclopedia text is dropped when more formulas or templates were lost than this in 1,000 characters."""
+    drop_boilerplate: bool = True
+    """Remove lines of prose that are buttons, notices and links of a web page."""
+    mask_personal: bool = True
+    """Replace e-mail addresses, public IP addresses and phone numbers by placeholders."""
+    mask_secrets: bool = True
+    """Replace keys and tokens in the formats of well-known services by a placeholder."""
 
 
 @dataclass(frozen=True)
