@@ -28,7 +28,9 @@ config = RunConfig(
     batch=BatchConfig(tokens_per_step=2048, micro_batch_size=8),
     # eps well above the rounding noise of a gradient: where the true gradient is nearly zero, AdamW would otherwise let
     # that noise choose the direction, and runs that split a batch over more processes or threads would part.
-    optimizer=OptimizerConfig(lr=0.02, embedding_lr=0.01, head_lr=0.01, scalar_lr=0.01, beta1=0.8, eps=1e-4),
+    optimizer=OptimizerConfig(
+        lr=0.02, embedding_lr=0.01, head_lr=0.01, scalar_lr=0.01, beta1=0.8, eps=1e-4, momentum_warmup=0.3
+    ),
     schedule=ScheduleConfig(kind="wsd", warmup=0.03, cooldown=0.6, final=0.05),
     budget=BudgetConfig(minutes=5),
     validation=ValidationConfig(every=200),
