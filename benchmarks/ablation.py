@@ -27,11 +27,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "default": (),
     "AdamW for the matrices": (
         *("--optimizer.matrices", "adamw", "--optimizer.lr", "2e-3", "--optimizer.beta1", "0.9"),
-        *("--optimizer.eps", "1e-8"),
+        *("--optimizer.eps", "1e-8", "--optimizer.momentum-warmup", "0"),
         *("--optimizer.embedding-lr", "6e-3", "--optimizer.head-lr", "6e-3", "--optimizer.scalar-lr", "6e-3"),
     ),
     "eps 1e-8": ("--optimizer.eps", "1e-8"),
-    "momentum warm-up": ("--optimizer.momentum-warmup", "0.3"),
+    "no momentum warm-up": ("--optimizer.momentum-warmup", "0"),
     "cautious decay": ("--optimizer.cautious-decay",),
     "no weight decay": ("--optimizer.weight-decay", "0"),
     "no QK-norm": ("--model.no-qk-norm",),
