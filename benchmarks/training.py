@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ import tyro
 from benchmarks.peer import load_nanogpt
 from benchmarks.table import Measurement, alternate, report
 from benchmarks.worker import Variant
-from common.cli import parse_command, run_command
+from common.cli import override, parse_command, run_command
 from common.errors import UserError
 from common.threads import unbound
 from model.device import choose_device, choose_precision
@@ -35,6 +36,8 @@ class BenchmarkCommand:
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     vary: tuple[Aspect, ...] = ("precision", "allocator", "checkpointing")
     """What to vary: number format, freed memory given back, activation checkpointing, torch.compile, processes."""
+    against: tuple[str, ...] = ()
+    """More variants, each CONFIG with other values of some fields: "compile on, model.activation gelu"."""
     peer: str | None = None
     """A nanoGPT checkout, to measure its model of the same shape beside ours, eager and compiled."""
     rounds: int = 5
@@ -101,6 +104,11 @@ def variants_of(command: BenchmarkCommand) -> dict[str, Variant]:
         variants["fp32"] = Variant(replace(config, precision="fp32"))
     if "processes" in command.vary:
         variants[f"{precision}, 2 processes (DDP)"] = Variant(config, processes=2)
+    for fields in command.against:
+        flags = shlex.split(" ".join(f"--{item.strip()}" for item in fields.split(",")))
+        changed = override(config, flags, "--against")
+        changed.check()
+        variants[fields] = Variant(changed)
     if command.peer:
         load_nanogpt(command.peer)  # for its error, before anything is started
         variants["nanoGPT"] = Variant(config, peer=command.peer, keep_freed=False)

@@ -73,6 +73,11 @@ def parse_command(command: type[T], config_kind: type[Any], argv: Sequence[str],
     )
 
 
+def override(config: T, flags: Sequence[str], program: str) -> T:
+    """`config` with the fields that flags such as `--model.layers 6` name; a bad one ends the process with status 2."""
+    return tyro.cli(type(config), args=flags, prog=program, default=config, config=(tyro.conf.AvoidSubcommands,))
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass tree as JSON-ready dictionaries, lists and scalars."""
     return TypeAdapter(type(config)).dump_python(config, mode="json")

@@ -16,7 +16,7 @@ from benchmarks import ablation, data, time_to_loss
 from benchmarks.peer import load_nanogpt
 from benchmarks.runs import Results, spread, train
 from benchmarks.table import report
-from benchmarks.training import Worker
+from benchmarks.training import BenchmarkCommand, Worker, variants_of
 from benchmarks.worker import Variant
 from common.cli import parse_command
 from common.errors import UserError
@@ -89,6 +89,21 @@ def test_a_worker_that_died_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Worker(Variant(TINY, peer="nowhere"))
     with pytest.raises(UserError, match="ended with status"):
         worker()
+
+
+def test_variants_by_their_fields() -> None:
+    against = ("compile on, model.activation gelu", "model.no-qk-norm")
+    variants = variants_of(BenchmarkCommand(TINY, vary=(), against=against))
+    plain, first, second = (variant.config for variant in variants.values())
+    assert list(variants)[1:] == list(against)
+    assert first == replace(plain, compile="on", model=replace(plain.model, activation="gelu"))
+    assert second == replace(plain, model=replace(plain.model, qk_norm=False))
+
+
+def test_a_variant_with_an_unknown_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        variants_of(BenchmarkCommand(TINY, vary=(), against=("model.activatoin gelu",)))
+    assert "--model.activation" in capsys.readouterr().err
 
 
 def test_what_is_no_nanogpt_checkout(tmp_path: Path) -> None:
