@@ -47,8 +47,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "value embeddings in 1 block": ("--model.value-embeddings", "1"),
     "value embeddings in 2 blocks": ("--model.value-embeddings", "2"),
     "cosine": ("--schedule.kind", "cosine"),
-    "opening: half the batch": ("--opening.fraction", "0.4", "--opening.tokens-per-step", "1024"),
-    "opening: half the context": ("--opening.fraction", "0.4", "--opening.context-length", "128"),
+    "no opening": ("--opening.fraction", "0", "--opening.context-length", "None"),
+    "opening: half the batch": ("--opening.context-length", "None", "--opening.tokens-per-step", "1024"),
     "average of the weights": ("--optimizer.ema", "0.95"),
 }
 

@@ -28,8 +28,9 @@ from benchmarks.table import Measurement, alternate, report
 from common.cli import run_command
 from common.errors import UserError
 from data_pipeline import collect
-from data_pipeline.config import CollectionConfig, PackagedWikipedia, PythonCode
+from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import read_documents, write_row
+from data_pipeline.sources.config import PackagedWikipedia, PythonCode
 
 ALL = "+".join(RULES)
 # Each task of ours, and the tasks of others that do the same.

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline import deduplication, minhash, sketches
 from data_pipeline.config import DeduplicationConfig, ProseFilters
+from data_pipeline.dedup import duplicates, minhash, sketches
 from data_pipeline.documents import batches, read_documents
-from data_pipeline.filters import prose_rules
-from data_pipeline.lines import Lines
-from data_pipeline.prose_signals import c4_sentences, line_signals, ngram_signals, prose_signals, word_signals
-from data_pipeline.words import WordTable
+from data_pipeline.quality.filters import prose_rules
+from data_pipeline.quality.lines import Lines
+from data_pipeline.quality.prose_signals import c4_sentences, line_signals, ngram_signals, prose_signals, word_signals
+from data_pipeline.quality.words import WordTable
 
 # The published thresholds, with the settings that datatrove's code has where papers differ.
 LIMITS = ProseFilters(max_repeated_characters=0.01, min_sentences=5, min_words_for_repetition=0)
@@ -93,9 +93,9 @@ def deduplicate(documents: Path, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     sketches.sketch_shard("sketch", folder, sketches.SketchArgument(documents, config))
     table = folder / "sketch.documents.npy"
-    deduplication.find_duplicates("all", folder, deduplication.FindArgument([table], config))
+    duplicates.find_duplicates("all", folder, duplicates.FindArgument([table], config))
     verdicts = folder / "all.verdicts.npy"
-    deduplication.remove_duplicates("kept", folder, deduplication.RemoveArgument(documents, verdicts, 0))
+    duplicates.remove_duplicates("kept", folder, duplicates.RemoveArgument(documents, verdicts, 0))
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "kept": [document.id for document in read_documents(folder / "kept.jsonl")]}
 

@@ -6,6 +6,7 @@ from training.config import (
     BudgetConfig,
     CheckpointConfig,
     DataConfig,
+    OpeningConfig,
     OptimizerConfig,
     RunConfig,
     ScheduleConfig,
@@ -31,6 +32,7 @@ config = RunConfig(
     optimizer=OptimizerConfig(
         lr=0.02, embedding_lr=0.01, head_lr=0.01, scalar_lr=0.01, beta1=0.8, eps=1e-4, momentum_warmup=0.3
     ),
+    opening=OpeningConfig(fraction=0.4, context_length=128),
     schedule=ScheduleConfig(kind="wsd", warmup=0.03, cooldown=0.6, final=0.05),
     budget=BudgetConfig(minutes=5),
     validation=ValidationConfig(every=200),

@@ -9,9 +9,19 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.files import atomic_write
-from data_pipeline import hub, python_code, text_files, wikipedia
-from data_pipeline.config import CollectionConfig, HubDataset, PackagedWikipedia, PythonCode, Source, TextFiles
+from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import PART_MARK, Counts, Document, Quarantined, write_row
+from data_pipeline.sources import hub, python_code, text_files, wikipedia
+from data_pipeline.sources.config import HubDataset, PackagedWikipedia, PythonCode, Source, TextFiles
+
+# The module of each kind of source. `plan` finds its parts, each with a text that tells whether it has changed, and
+# `read` gives the records of one part.
+READERS: dict[type[Source], Any] = {
+    PackagedWikipedia: wikipedia,
+    PythonCode: python_code,
+    HubDataset: hub,
+    TextFiles: text_files,
+}
 
 
 @dataclass(frozen=True)
@@ -31,27 +41,21 @@ def plan(sources: Iterable[Source], config: CollectionConfig, downloads: Path) -
     Raises:
         UserError: a source is missing, empty or out of reach.
     """
-    parts = []
-    for number, source in enumerate(sources):
-        if isinstance(source, PackagedWikipedia):
-            found = wikipedia.plan(source, downloads)
-        elif isinstance(source, PythonCode):
-            found = python_code.plan(source, config)
-        elif isinstance(source, HubDataset):
-            found = hub.plan(source)
-        else:
-            found = text_files.plan(source, config)
-        parts += [Part(source, number, items, state, config) for items, state in found]
-    return parts
+    return [
+        Part(source, number, items, state, config)
+        for number, source in enumerate(sources)
+        for items, state in READERS[type(source)].plan(source, config, downloads)
+    ]
 
 
 def collect_part(task: str, directory: Path, part: Part) -> Counts:
     """Read one part into `<task>-000.jsonl`, `<task>-001.jsonl`, ... of about `shard_bytes` of text each."""
     counts = Counts()
     size = pieces = 0
+    records = READERS[type(part.source)].read(part.source, part.number, part.items, part.config)
     with ExitStack() as shards, atomic_write(directory / "dropped" / f"{task}.jsonl") as quarantine:
         file: IO[str] | None = None
-        for record in _checked(_read(part), part):
+        for record in _checked(records, part):
             counts.documents_in += 1
             if isinstance(record, Quarantined):
                 counts.dropped[record.reason] += 1
@@ -83,18 +87,6 @@ def cut_text(text: str, limit: int) -> list[str]:
         current.append(line)
         size += width
     return [*pieces, "".join(current)]
-
-
-def _read(part: Part) -> Iterator[Document | Quarantined]:
-    source = part.source
-    if isinstance(source, PackagedWikipedia):
-        return wikipedia.read(source, part.number, part.items)
-    if isinstance(source, PythonCode):
-        return python_code.read(part.number, part.items)
-    if isinstance(source, HubDataset):
-        return hub.read(source, part.number)
-    assert isinstance(source, TextFiles)
-    return text_files.read(source, part.number, part.items, part.config)
 
 
 def _checked(records: Iterable[Document | Quarantined], part: Part) -> Iterator[Document | Quarantined]:

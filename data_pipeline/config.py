@@ -3,90 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+
+from data_pipeline.sources.config import PackagedWikipedia, PythonCode, Source
 
 SPECIAL_TOKENS = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
-
-
-@dataclass(frozen=True)
-class PackagedWikipedia:
-    """Lead sections of English, Spanish or French Wikipedia's vital articles, from a small package: no account."""
-
-    name: str = "wikipedia"
-    """Name of the source in reports and in the manifest."""
-    licence: str = "CC-BY-SA-4.0"
-    """Licence of the text, kept with every document."""
-    language: Literal["en", "es", "fr"] = "en"
-    """Language edition; `filters.prose.stop_words` should match it."""
-
-
-@dataclass(frozen=True)
-class PythonCode:
-    """Python files of the running interpreter: its standard library and the installed distributions."""
-
-    name: str = "python"
-    """Name of the source in reports and in the manifest."""
-    licence: str = "per-file"
-    """Shown for the whole source; every document has the licence that its distribution declares."""
-    max_bytes: int = 5_500_000
-    """Stop near this many bytes; the sample is drawn evenly over all files."""
-    max_package_share: float = 0.1
-    """No one distribution gives more than this fraction of `max_bytes`."""
-    max_file_bytes: int = 65_536
-    """Larger files are passed over: most of them are tables or generated."""
-    packages: tuple[str, ...] = ()
-    """Distributions to read beside the standard library; empty means every installed one."""
-    refused_licences: tuple[str, ...] = ("GPL", "Proprietary", "Non-Commercial")
-    """A distribution whose licence contains one of these words is set aside; so is one that declares none."""
-
-
-@dataclass(frozen=True)
-class HubDataset:
-    """A dataset of the Hugging Face hub, streamed, or a local directory of .jsonl or .parquet files."""
-
-    path: str
-    """Hub id such as `wikimedia/wikipedia`, or a local directory."""
-    name: str
-    """Name of the source in reports and in the manifest."""
-    licence: str
-    """Licence of the text; documents take their own from `licence_column` where it is set."""
-    kind: Literal["prose", "code", "wiki"] = "prose"
-    """Which cleaning and filters apply: `wiki` is prose with holes where templates were dropped."""
-    subset: str | None = None
-    """Configuration of the dataset, such as `20231101.en`."""
-    split: str = "train"
-    """Split of the dataset."""
-    revision: str | None = None
-    """Commit or tag; name one, so that the same command gives the same data next year."""
-    text_column: str = "text"
-    """Column that holds the text."""
-    title_column: str | None = None
-    """Column with a title, which becomes the first line of the document."""
-    origin_column: str | None = None
-    """Column with the URL or path of the document."""
-    licence_column: str | None = None
-    """Column with the licence of each document."""
-    accepted_licences: tuple[str, ...] = ()
-    """With `licence_column`: only these are taken; empty takes all."""
-    max_bytes: int = 100_000_000
-    """Stop after this many bytes of text."""
-
-
-@dataclass(frozen=True)
-class TextFiles:
-    """Your own text: plain, Markdown, HTML and source files, .jsonl, .csv, .tsv and .parquet; .gz, .bz2, .xz, .zst."""
-
-    patterns: tuple[str, ...]
-    """File names or glob patterns, `**` crosses directories; or URLs that fsspec knows, such as s3://bucket/*.gz."""
-    name: str = "files"
-    """Name of the source in reports and in the manifest."""
-    licence: str = "unspecified"
-    """Licence of the text, kept with every document."""
-    text_field: str = "text"
-    """Field of a JSON line, or column of a table, that holds the text."""
-
-
-Source = PackagedWikipedia | PythonCode | HubDataset | TextFiles
 
 
 @dataclass(frozen=True)

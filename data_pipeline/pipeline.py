@@ -12,19 +12,10 @@ import sentencepiece
 from common.cli import to_dict
 from common.errors import UserError
 from common.files import only_process_in
-from data_pipeline import (
-    cleaning,
-    collect,
-    deduplication,
-    encoding,
-    filters,
-    manifest,
-    signals,
-    sketches,
-    split,
-    tokenizer_training,
-)
+from data_pipeline import cleaning, collect, encoding, manifest, tokenizer_training
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig
+from data_pipeline.dedup import duplicates, sketches, split
+from data_pipeline.quality import filters, signals
 from data_pipeline.stages import StageResult, StageRunner, input_tasks, process_pool
 from data_pipeline.tokenizer import Tokenizer
 
@@ -140,16 +131,16 @@ def _deduplicate_and_split(
     starts = {task: ends[task] - sketched.tasks[task].documents_out for task in shards}
     found = runner.run(
         "duplicates",
-        deduplication.find_duplicates,
-        {"all": deduplication.FindArgument(tables, dedup)},
+        duplicates.find_duplicates,
+        {"all": duplicates.FindArgument(tables, dedup)},
         to_dict(dedup),
         [sketched],
     )
     verdicts = found.directory / "all.verdicts.npy"
     kept = runner.run(
         "deduplicate",
-        deduplication.remove_duplicates,
-        {task: deduplication.RemoveArgument(path, verdicts, starts[task]) for task, path in shards.items()},
+        duplicates.remove_duplicates,
+        {task: duplicates.RemoveArgument(path, verdicts, starts[task]) for task, path in shards.items()},
         [],
         [filtered, found],
     )

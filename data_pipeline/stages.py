@@ -28,7 +28,6 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import read_json, remove_temporaries, sha256_of, write_json
-from data_pipeline import config
 from data_pipeline.documents import Counts
 
 # A task gets its own name, the stage's directory and its argument.
@@ -234,13 +233,13 @@ def _digest(value: Any) -> str:
 def code_of(module: str) -> dict[str, str]:
     """sha256 of the source of a module and of all that it imports here: older results never pass for newer code's.
 
-    The config is left out, as its values are part of a stage's settings.
+    Configs are left out, as their values are part of a stage's settings.
     """
     found: dict[str, str] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found or name == config.__name__:
+        if name in found or name.endswith(".config"):
             continue
         path = Path(str(sys.modules[name].__file__))
         found[name] = sha256_of(path)

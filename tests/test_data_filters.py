@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_data_helpers import prose, words
 
-from data_pipeline.code_signals import parses
 from data_pipeline.config import CodeFilters, FilterConfig, ProseFilters
 from data_pipeline.documents import Document
-from data_pipeline.filters import drop_reasons
-from data_pipeline.prose_signals import DUPLICATE_NGRAMS, TOP_NGRAMS, prose_signals
-from data_pipeline.signals import measure
-from data_pipeline.words import WordTable, split_piece
+from data_pipeline.quality.code_signals import parses
+from data_pipeline.quality.filters import drop_reasons
+from data_pipeline.quality.prose_signals import DUPLICATE_NGRAMS, TOP_NGRAMS, prose_signals
+from data_pipeline.quality.signals import measure
+from data_pipeline.quality.words import WordTable, split_piece
 
 # Everything switched off, so that each test turns on the one rule that it is about.
 OPEN = ProseFilters(

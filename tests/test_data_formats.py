@@ -18,9 +18,10 @@ import zstandard
 from test_data_sources import GOOD, collected, files, reasons
 
 from common.errors import UserError
-from data_pipeline import opening, text_files
 from data_pipeline.collect import plan
-from data_pipeline.config import CollectionConfig, TextFiles
+from data_pipeline.config import CollectionConfig
+from data_pipeline.sources import opening, text_files
+from data_pipeline.sources.config import TextFiles
 
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
@@ -183,7 +184,7 @@ def test_a_missing_package_is_named_before_anything_is_read(tmp_path: Path, monk
     (tmp_path / "a.html").write_text("<html></html>")
     monkeypatch.setitem(__import__("sys").modules, "trafilatura", None)
     with pytest.raises(UserError, match=r"needs the trafilatura package: pip install -e '.\[data\]'"):
-        text_files.plan(files(tmp_path / "a.html"), CollectionConfig())
+        text_files.plan(files(tmp_path / "a.html"), CollectionConfig(), tmp_path)
 
 
 def test_any_file_name_can_be_recorded(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_a_file_that_vanishes_costs_only_itself(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.txt").write_text(GOOD)
     source = files(tmp_path / "*.txt")
-    ((items, _),) = text_files.plan(source, CollectionConfig())
+    ((items, _),) = text_files.plan(source, CollectionConfig(), tmp_path)
     (tmp_path / "b.txt").unlink()
     found = list(text_files.read(source, 0, items, CollectionConfig()))
     assert [getattr(item, "reason", "read") for item in found] == ["read", "unreadable_file", "read"]

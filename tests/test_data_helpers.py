@@ -14,9 +14,9 @@ from data_pipeline.config import (
     ProseFilters,
     ShardConfig,
     SplitConfig,
-    TextFiles,
     TokenizerConfig,
 )
+from data_pipeline.sources.config import TextFiles
 
 STOP_WORDS = ("the", "of", "and", "to", "that", "with", "have", "be")
 

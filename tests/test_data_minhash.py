@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_data_helpers import prose, replace_words
 
-from data_pipeline import minhash
+from data_pipeline.dedup import minhash
 
 
 def random_sets(seed: int, count: int) -> list[np.ndarray]:

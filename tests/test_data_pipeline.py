@@ -18,11 +18,12 @@ from test_data_helpers import dropped_rows, files_of, prose, replace_words, smal
 
 from common.errors import UserError
 from common.files import read_json, sha256_of
-from data_pipeline import minhash
-from data_pipeline.config import DataConfig, FilterConfig, ProseFilters, SplitConfig, TextFiles
+from data_pipeline.config import DataConfig, FilterConfig, ProseFilters, SplitConfig
+from data_pipeline.dedup import minhash
 from data_pipeline.documents import Counts
 from data_pipeline.pipeline import curate
 from data_pipeline.shards import Dataset
+from data_pipeline.sources.config import TextFiles
 from data_pipeline.stages import StageRunner, code_of, process_pool
 from data_pipeline.tokenizer import Tokenizer
 
@@ -354,9 +355,9 @@ def test_quickstart_data(tmp_path: Path) -> None:
 
 
 def test_the_code_of_a_stage_is_all_that_it_imports() -> None:
-    measured = set(code_of("data_pipeline.signals"))
-    assert {f"data_pipeline.{name}" for name in ("signals", "words", "lines", "hashing", "documents")} <= measured
-    assert not {"data_pipeline.config", "data_pipeline.filters"} & measured  # the config's values are settings
+    measured = set(code_of("data_pipeline.quality.signals"))
+    assert {f"data_pipeline.{name}" for name in ("quality.words", "quality.lines", "hashing", "documents")} <= measured
+    assert not {"data_pipeline.config", "data_pipeline.quality.filters"} & measured  # the config's values are settings
 
 
 def test_other_code_makes_a_stage_begin_anew(

@@ -14,9 +14,11 @@ import pytest
 from test_data_helpers import prose, write_jsonl
 
 from common.errors import UserError
-from data_pipeline import collect, hub, python_code, wikipedia
-from data_pipeline.config import CollectionConfig, HubDataset, PackagedWikipedia, PythonCode, Source, TextFiles
+from data_pipeline import collect
+from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Counts, Document, read_documents, read_rows
+from data_pipeline.sources import hub, python_code, wikipedia
+from data_pipeline.sources.config import HubDataset, PackagedWikipedia, PythonCode, Source, TextFiles
 
 GOOD = "A good line of text that must survive whatever stands around it."
 
@@ -281,15 +283,16 @@ def test_distributions_without_a_fit_licence_are_set_aside(tmp_path: Path, monke
     ]
 
 
-def test_a_missing_distribution_is_named() -> None:
+def test_a_missing_distribution_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not installed: no-such-package"):
-        python_code.plan(PythonCode(packages=("no_such_package",)), CollectionConfig())
+        python_code.plan(PythonCode(packages=("no_such_package",)), CollectionConfig(), tmp_path)
 
 
-def test_without_the_datasets_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_datasets_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[data\]'"):
-        hub.plan(HubDataset(path="somewhere/something", name="hub", licence="MIT"))
+        source = HubDataset(path="somewhere/something", name="hub", licence="MIT")
+        hub.plan(source, CollectionConfig(), tmp_path)
 
 
 def test_hub_dataset_from_a_local_directory(tmp_path: Path) -> None:

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from test_data_helpers import dropped_rows, prose, replace_words, small_config, words, write_jsonl
 
-from data_pipeline import minhash
-from data_pipeline.config import DeduplicationConfig, PythonCode, SplitConfig, TextFiles
-from data_pipeline.deduplication import FindArgument, find_duplicates
+from data_pipeline.config import DeduplicationConfig, SplitConfig
+from data_pipeline.dedup import minhash
+from data_pipeline.dedup.duplicates import FindArgument, find_duplicates
+from data_pipeline.dedup.minhash import overlaps
+from data_pipeline.dedup.sketches import SketchArgument, sketch_shard
+from data_pipeline.dedup.split import LEAK, draw
 from data_pipeline.documents import Document, read_rows, write_row
-from data_pipeline.minhash import overlaps
 from data_pipeline.pipeline import curate
-from data_pipeline.sketches import SketchArgument, sketch_shard
-from data_pipeline.split import LEAK, draw
+from data_pipeline.sources.config import PythonCode, TextFiles
 
 
 def planted(tmp_path: Path) -> tuple[Path, dict[str, str]]:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline import words
-from data_pipeline.prose_signals import c4_lines, sentences
-from data_pipeline.words import WordTable, split_piece
+from data_pipeline.quality import words
+from data_pipeline.quality.prose_signals import c4_lines, sentences
+from data_pipeline.quality.words import WordTable, split_piece
 
 
 @pytest.mark.parametrize(

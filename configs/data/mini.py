@@ -3,7 +3,8 @@
 Needs the data extra: pip install -e '.[data]'. Both data sets can be read without an account.
 """
 
-from data_pipeline.config import DataConfig, HubDataset, SplitConfig, TokenizerConfig
+from data_pipeline.config import DataConfig, SplitConfig, TokenizerConfig
+from data_pipeline.sources.config import HubDataset
 
 config = DataConfig(
     sources=(

@@ -1,14 +1,7 @@
 """A corpus for a laptop: encyclopedia leads and Python code, about 10 MB of text, curated in well under a minute."""
 
-from data_pipeline.config import (
-    DataConfig,
-    FilterConfig,
-    PackagedWikipedia,
-    ProseFilters,
-    PythonCode,
-    SplitConfig,
-    TokenizerConfig,
-)
+from data_pipeline.config import DataConfig, FilterConfig, ProseFilters, SplitConfig, TokenizerConfig
+from data_pipeline.sources.config import PackagedWikipedia, PythonCode
 
 config = DataConfig(
     sources=(

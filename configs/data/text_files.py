@@ -1,6 +1,7 @@
 """Your own text: every .txt and .md file below text/, or wherever --sources.0.patterns points."""
 
-from data_pipeline.config import DataConfig, SplitConfig, TextFiles, TokenizerConfig
+from data_pipeline.config import DataConfig, SplitConfig, TokenizerConfig
+from data_pipeline.sources.config import TextFiles
 
 config = DataConfig(
     sources=(TextFiles(patterns=("text/**/*.txt", "text/**/*.md")),),

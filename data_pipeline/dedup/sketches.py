@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from common.files import atomic_write
-from data_pipeline import minhash
 from data_pipeline.config import DeduplicationConfig
+from data_pipeline.dedup import minhash
 from data_pipeline.documents import Counts, batches, read_documents, stable_hash
 
 _DOCUMENT = np.dtype(

@@ -15,9 +15,9 @@ import numpy as np
 from common.errors import UserError
 from common.files import atomic_write
 from data_pipeline.config import SplitConfig
+from data_pipeline.dedup.sketches import Sketches
 from data_pipeline.documents import Counts, Document, map_documents
 from data_pipeline.hashing import mix64
-from data_pipeline.sketches import Sketches
 
 LEAK = "resembles_training_text"
 _SPLITS = ("train", "val")

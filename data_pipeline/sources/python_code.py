@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from data_pipeline.config import CollectionConfig, PythonCode
+from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document, Quarantined, stable_hash
+from data_pipeline.sources.config import PythonCode
 
 OWN_DISTRIBUTION = "mini-gpt"
 # Tests repeat themselves and hold broken code on purpose; vendored copies have licences of their own.
@@ -41,7 +42,7 @@ class RefusedPackage:
     reason: str
 
 
-def plan(source: PythonCode, config: CollectionConfig) -> list[tuple[tuple[Any, ...], str]]:
+def plan(source: PythonCode, config: CollectionConfig, downloads: Path) -> list[tuple[tuple[Any, ...], str]]:
     """The chosen files in parts of about `shard_bytes`.
 
     The choice depends on the interpreter's version and on the installed distributions, and on nothing else.
@@ -71,7 +72,9 @@ def plan(source: PythonCode, config: CollectionConfig) -> list[tuple[tuple[Any, 
     return parts
 
 
-def read(number: int, items: tuple[Any, ...]) -> Iterator[Document | Quarantined]:
+def read(
+    source: PythonCode, number: int, items: tuple[Any, ...], config: CollectionConfig
+) -> Iterator[Document | Quarantined]:
     """One document a file; a file that is not UTF-8 is set aside, for a part of a program is not a program."""
     for item in items:
         if isinstance(item, RefusedPackage):

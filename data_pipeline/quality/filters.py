@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipeline.config import CodeFilters, FilterConfig, ProseFilters
 from data_pipeline.documents import Counts, Document, map_documents
-from data_pipeline.prose_signals import DUPLICATE_NGRAMS, TOP_NGRAMS
+from data_pipeline.quality.prose_signals import DUPLICATE_NGRAMS, TOP_NGRAMS
 
 Columns = Mapping[str, np.ndarray]
 

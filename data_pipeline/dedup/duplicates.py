@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from common.files import atomic_write
-from data_pipeline import minhash
 from data_pipeline.config import DeduplicationConfig
+from data_pipeline.dedup import minhash
+from data_pipeline.dedup.sketches import Sketches
 from data_pipeline.documents import Counts, Document, map_documents, write_row
-from data_pipeline.sketches import Sketches
 
 REASONS = (None, "exact_duplicate", "near_duplicate")
 _EXACT, _NEAR = 1, 2

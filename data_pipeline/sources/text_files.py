@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.errors import UserError
-from data_pipeline.config import CollectionConfig, TextFiles
+from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document, Quarantined
-from data_pipeline.opening import ArchiveError, is_remote, matching, open_plain, open_raw, plain_suffix, shown
+from data_pipeline.sources.config import TextFiles
+from data_pipeline.sources.opening import ArchiveError, is_remote, matching, open_plain, open_raw, plain_suffix, shown
 
 _CODE = frozenset(
     ".bash .c .cc .clj .cpp .cs .css .cu .cxx .dart .ex .exs .f90 .go .h .hh .hpp .hs .java .jl .js .jsx .kt .lua .m "
@@ -24,7 +25,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _ROWS_AT_ONCE = 256  # of a Parquet file, which bounds memory
 
 
-def plan(source: TextFiles, config: CollectionConfig) -> list[tuple[tuple[Any, ...], str]]:
+def plan(source: TextFiles, config: CollectionConfig, downloads: Path) -> list[tuple[tuple[Any, ...], str]]:
     """The files that match, in parts of about `shard_bytes`, with what tells whether they changed.
 
     Raises:

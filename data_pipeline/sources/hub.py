@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from data_pipeline.config import HubDataset
+from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document, Quarantined
+from data_pipeline.sources.config import HubDataset
 
 
-def plan(source: HubDataset) -> list[tuple[tuple[Any, ...], str]]:
+def plan(source: HubDataset, config: CollectionConfig, downloads: Path) -> list[tuple[tuple[Any, ...], str]]:
     """One part: a stream has no cheap way to begin in the middle.
 
     Raises:
@@ -23,7 +24,9 @@ def plan(source: HubDataset) -> list[tuple[tuple[Any, ...], str]]:
     return [((), repr(state))]
 
 
-def read(source: HubDataset, number: int) -> Iterator[Document | Quarantined]:
+def read(
+    source: HubDataset, number: int, items: tuple[Any, ...], config: CollectionConfig
+) -> Iterator[Document | Quarantined]:
     """Documents until `max_bytes` of text were taken, in the order of the dataset."""
     taken = 0
     try:

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from data_pipeline.hashing import StretchHashes, mix32, mix64
-from data_pipeline.lines import IN_WORD, character_classes, code_points
+from data_pipeline.quality.lines import IN_WORD, character_classes, code_points
 
 _STEP = 1 << 17  # shingles hashed at a time: the working arrays stay in the processor's cache
 _ORDER = np.uint64(0x9E3779B97F4A7C15)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipeline.hashing import StretchHashes, mix64, repeats
-from data_pipeline.lines import BULLET, ELLIPSIS, TERMINAL, Lines, ratio
-from data_pipeline.words import LETTER, PUNCTUATION, SENTENCE_END, WORD, Words, WordTable
+from data_pipeline.quality.lines import BULLET, ELLIPSIS, TERMINAL, Lines, ratio
+from data_pipeline.quality.words import LETTER, PUNCTUATION, SENTENCE_END, WORD, Words, WordTable
 
 TOP_NGRAMS = (2, 3, 4)
 DUPLICATE_NGRAMS = (5, 6, 7, 8, 9, 10)

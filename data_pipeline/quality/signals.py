@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from common.files import atomic_write
-from data_pipeline.code_signals import code_signals
 from data_pipeline.documents import Counts, Document, batches, read_documents
-from data_pipeline.prose_signals import prose_signals
-from data_pipeline.words import WordTable
+from data_pipeline.quality.code_signals import code_signals
+from data_pipeline.quality.prose_signals import prose_signals
+from data_pipeline.quality.words import WordTable
 
 
 @dataclass(frozen=True)

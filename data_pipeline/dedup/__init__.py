@@ -1,0 +1,1 @@
+"""Duplicates, and a split that none of them crosses."""
