@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from common.files import atomic_write
 
-_BATCH_CHARACTERS = 4_000_000
+_BATCH_CHARACTERS = 1_000_000
 PART_MARK = "#part"  # stands in the id of a piece between the id of the whole text and the place of the piece
 
 
@@ -68,7 +68,7 @@ def read_documents(path: Path) -> Iterator[Document]:
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents in lists of about 4 million characters: arrays and calls work on many at once, in bounded memory."""
+    """Documents in lists of about a million characters: arrays and calls work on many at once, in bounded memory."""
     batch: list[Document] = []
     size = 0
     for document in documents:
