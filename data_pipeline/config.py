@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from data_pipeline.sources.config import PackagedWikipedia, PythonCode, Source
 
@@ -143,8 +144,12 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """SentencePiece BPE, trained on the training split."""
+    """SentencePiece BPE, trained on the training split; or an encoding of tiktoken, as it is."""
 
+    kind: Literal["sentencepiece", "tiktoken"] = "sentencepiece"
+    """Which; the fields below but `encoding` are for SentencePiece."""
+    encoding: str = "gpt2"
+    """With tiktoken: the name of one of its encodings, which it downloads, or a file of ranks (*.tiktoken)."""
     vocab_size: int = 32_768
     """Pieces, with the 256 bytes and the special ids."""
     sample_bytes: int = 100_000_000

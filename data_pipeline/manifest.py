@@ -56,8 +56,8 @@ def publish(
         "dtype": token_dtype(model.vocab_size).name,
         "vocab_size": model.vocab_size,
         "eos_id": model.eos_id,
-        "special_tokens": _special_ids(model),
-        "tokenizer": {"kind": "sentencepiece", "file": Tokenizer.file_name, "sha256": model.sha256},
+        "special_tokens": {piece: model.special_ids[piece] for piece in SPECIAL_TOKENS},
+        "tokenizer": {"kind": model.kind, "file": Tokenizer.file_name, "sha256": model.sha256},
         "sources": _sources(config, sizes, packed),
         "splits": {name: _split(name, packed) for name in _SPLITS},
         "licences": _licences(packed),
@@ -92,11 +92,6 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
         lines.append(f"{quarantined:,} records could not be read: {out / 'stages' / 'quarantine.jsonl'}")
     lines.append(f"dropped texts: {out / 'stages'}/*/dropped    dataset: {out}    {seconds:.1f} s")
     return "\n".join(lines)
-
-
-def _special_ids(model: Tokenizer) -> dict[str, int]:
-    ids = {model.piece(number): number for number in range(model.vocab_size)}
-    return {piece: ids[piece] for piece in SPECIAL_TOKENS}
 
 
 def _place(file: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ import sentencepiece
 
 from common.cli import to_dict
 from common.errors import UserError
-from common.files import only_process_in
+from common.files import only_process_in, sha256_of
 from data_pipeline import cleaning, collect, encoding, manifest, tokenizer_training
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig
 from data_pipeline.dedup import duplicates, sketches, split
@@ -181,7 +181,12 @@ def _train_tokenizer(
         "tokenizer",
         tokenizer_training.train_tokenizer,
         {"tokenizer": tokenizer_training.TrainArgument(assigned.paths(".jsonl"), source_bytes, config.tokenizer)},
-        [list(SPECIAL_TOKENS), to_dict(config.tokenizer), sentencepiece.__version__],
+        [
+            list(SPECIAL_TOKENS),
+            to_dict(config.tokenizer),
+            sentencepiece.__version__,
+            _content(config.tokenizer.encoding),
+        ],
         [assigned],
     )
 
@@ -210,6 +215,11 @@ def _encode(runner: StageRunner, config: DataConfig, assigned: StageResult, toke
         [to_dict(config.shards), vocab_size, names],
         [encoded],
     )
+
+
+def _content(name: str) -> str:
+    """sha256 of a file, if `name` is that of one."""
+    return sha256_of(Path(name)) if Path(name).is_file() else ""
 
 
 def _identity(part: collect.Part) -> list[Any]:
