@@ -92,8 +92,8 @@ def write_tiktoken(path: Path, encoding: str, special_tokens: Sequence[str]) -> 
     header = {"format": "tiktoken", "name": name, "pattern": pattern, "special_tokens": special}
     with atomic_write(path, "wb") as file:
         file.write(json.dumps(header).encode() + b"\n")
-        for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
-            file.write(base64.b64encode(token) + b" " + str(rank).encode() + b"\n")
+        for content, rank in sorted(ranks.items(), key=lambda item: item[1]):
+            file.write(base64.b64encode(content) + b" " + str(rank).encode() + b"\n")
 
 
 def _is_file(encoding: str) -> bool:

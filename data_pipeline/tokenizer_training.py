@@ -32,7 +32,8 @@ def train_tokenizer(task: str, directory: Path, argument: TrainArgument) -> Coun
     """Train on a sample of `sample_bytes` that is shared equally by the sources, and write `tokenizer.model`.
 
     Raises:
-        UserError: tiktoken does not have the encoding that is wanted, or the sample has too few different words for the vocabulary; the message names a size that fits.
+        UserError: tiktoken does not have the encoding that is wanted; or the sample has too few different words for
+            the vocabulary, and the message names a size that fits.
     """
     config, counts = argument.config, Counts()
     if config.kind == "tiktoken":

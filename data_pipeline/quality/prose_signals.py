@@ -140,7 +140,10 @@ def repeated(places: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.nda
 def most_frequent(groups: np.ndarray, owners: np.ndarray, lengths: np.ndarray, count: int) -> np.ndarray:
     """Characters in all occurrences of each text's most frequent n-gram; of equally frequent ones, of the first."""
     best = np.zeros(count)
-    _, first, frequency = np.unique(groups, return_index=True, return_counts=True)
+    counts = np.bincount(groups)
+    earliest = np.zeros(len(counts), np.int64)
+    earliest[groups[::-1]] = np.arange(len(groups))[::-1]
+    first, frequency = earliest[counts > 0], counts[counts > 0]
     order = np.lexsort((first, -frequency, owners[first]))
     texts, leading = np.unique(owners[first][order], return_index=True)
     chosen = order[leading]
@@ -150,17 +153,17 @@ def most_frequent(groups: np.ndarray, owners: np.ndarray, lengths: np.ndarray, c
 
 def repeats_without_overlap(places: np.ndarray, groups: np.ndarray, n: int) -> list[int]:
     """Positions in `places` of n-grams seen before, from left to right; one that overlaps another does not count."""
-    seen: set[int] = set()
+    seen = bytearray(int(groups.max(initial=0)) + 1)  # by group
     taken = []
     free = 0
     for position, (place, group) in enumerate(zip(places.tolist(), groups.tolist(), strict=True)):
         if place < free:
             continue
-        if group in seen:
+        if seen[group]:
             taken.append(position)
             free = place + n
         else:
-            seen.add(group)
+            seen[group] = 1
     return taken
 
 
