@@ -2,9 +2,9 @@
 
 nanoGPT first tries several learning rates on our config's tokens. Only the losses of these trials count, so other work
 may run beside them (`--trials-only` stops there); everything after needs a quiet machine. It then trains with the best
-rate once a seed, timed. Ours is given a tenth of that wall time: once with our config as it is, and once with as many blocks of the same width
-as nanoGPT has. All are scored in the same windows of the whole held-out set. Times are
-those of the training loops, compiling included. Finished runs are kept in a file, so the command can be interrupted and
+rate once a seed, timed. Ours is given a tenth of that wall time: once with our config as it is, and once with as many
+blocks of the same width as nanoGPT has. All are scored in the same windows of the whole held-out set. Times are those
+of the training loops, compiling included. Finished runs are kept in a file, so the command can be interrupted and
 repeated.
 """
 
