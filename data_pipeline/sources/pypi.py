@@ -106,7 +106,7 @@ def fetch(name: str, version: str, directory: Path) -> tuple[Path, str]:
     """
     path = next((wheel for wheel in sorted(directory.glob("*.whl")) if _describes(wheel) == (name, version)), None)
     if path is None:
-        instead = "take the repository of the package with a GitRepositories source"
+        instead = "for a package without wheels, take its repository with a GitRepositories source"
         path = download_wheel(f"{name}=={version}", directory, otherwise=instead)
     if _describes(path) != (name, version):
         raise UserError(f"the wheel of {name}=={version} is {path.name}; write the version as it stands there")
