@@ -114,7 +114,7 @@ def test_hostile_members_are_set_aside_and_the_rest_is_read(tmp_path: Path) -> N
             first: "first = 1\n",
             again: "second = 2\n",
             member("demo/odd.py", compress_type=zipfile.ZIP_BZIP2): CODE,
-            "demo/huge.py": b"#" * 5_000_000,
+            "demo/huge.py": b"#" * 30_000_000,
             "demo/latin.py": b"name = 'caf\xe9'\n",
             "demo/binary.py": b"\0\1",
             "demo/broken.py": "this will be damaged = 1\n" * 3,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from importlib import metadata
 from pathlib import Path
 
@@ -205,13 +206,15 @@ def test_nothing_of_a_repository_is_run_or_checked_out(tmp_path: Path, monkeypat
     settings.write_text(
         f"[init]\n templateDir = {template}\n[core]\n hooksPath = {template}/hooks\n"
         f'[filter "lfs"]\n smudge = touch {marker}\n required = true\n'
+        '[protocol "ext"]\n allow = always\n'
     )
     attributes = "*.py filter=lfs\n"
     commit(tmp_path / "a", {"LICENSE": MIT, "one.py": CODE, ".gitattributes": attributes, ".gitmodules": "[submodule]"})
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("GIT_OBJECT_DIRECTORY", str(tmp_path / "elsewhere"))
     documents, _, _ = collected(source_of(f"file://{tmp_path}/a@main"), tmp_path)
     assert [document.text for document in documents] == [CODE] and not marker.exists()
+    assert not list((tmp_path / "downloads" / "repositories").glob("*.git/hooks"))
     with pytest.raises(UserError, match="not allowed"):
         collect.plan([source_of(f"ext::touch {marker}@main")], CollectionConfig(), tmp_path)
     assert not marker.exists()
@@ -253,14 +256,20 @@ def test_a_damaged_copy_is_an_error_and_not_other_text(tmp_path: Path) -> None:
     source = source_of(f"{tmp_path}/a@{sha}")
     parts = collect.plan([source], CollectionConfig(), tmp_path / "downloads")
     copy = git_repository.fetch(f"{tmp_path}/a", sha, tmp_path / "downloads" / "repositories")
-    wrong = [item._replace(object_id="1" * 40) for item in parts[0].items if isinstance(item, git_repository.Blob)]
-    with pytest.raises(UserError, match=r"one\.py is missing.*delete it"):
-        list(git_repository.read(source, 0, (*parts[0].items[:2], *wrong), CollectionConfig()))
-    for pack in copy.glob("objects/pack/*.pack"):
-        pack.chmod(0o644)
-        pack.write_bytes(b"")
+    (pack,) = (path.rename(copy / "one.pack") for path in copy.glob("objects/pack/*.pack"))
+    shutil.rmtree(copy / "objects" / "pack")
     with pytest.raises(UserError, match=r"is damaged .*delete it and run the command again"):
         collect.plan([source], CollectionConfig(), tmp_path / "downloads")
+    subprocess.run(["git", f"--git-dir={copy}", "unpack-objects", "-q"], stdin=pack.open("rb"), check=True)
+    (blob,) = (item for item in parts[0].items if isinstance(item, git_repository.Blob))
+    loose = copy / "objects" / blob.object_id[:2] / blob.object_id[2:]
+    loose.chmod(0o644)
+    loose.write_bytes(zlib.compress(b"blob %d\0" % blob.size + CODE.replace("1", "2").encode()))
+    with pytest.raises(UserError, match=r"one\.py is not what it was.*delete it"):
+        list(git_repository.read(source, 0, parts[0].items, CollectionConfig()))
+    loose.unlink()
+    with pytest.raises(UserError, match=r"one\.py is missing.*delete it"):
+        list(git_repository.read(source, 0, parts[0].items, CollectionConfig()))
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class Tree:
 
 
 def kind_of(path: str, suffixes: Collection[str]) -> str | None:
-    """ "code" or "prose"; None for files that are passed over: of another kind, vendored, test data or generated.
+    """What a file is, "code" or "prose"; None for one to pass over: of another kind, vendored, test data or generated.
 
     `suffixes`, where there are any, are the only ones that count.
     """
@@ -79,7 +79,7 @@ def record(
     return Document(
         id=f"{source.name}/{origin}",
         source=number,
-        kind=kind_of(path, source.suffixes) or "prose",
+        kind="prose" if PurePosixPath(path.lower()).suffix in DOCUMENTATION else "code",
         origin=origin,
         licence=licence,
         revision=tree.revision,
