@@ -84,4 +84,39 @@ class TextFiles:
     """Field of a JSON line, or column of a table, that holds the text."""
 
 
-Source = PackagedWikipedia | PythonCode | HubDataset | TextFiles
+_REFUSED = ("GPL", "SSPL", "BUSL", "Proprietary", "Non-Commercial", "Noncommercial", "-NC", "unknown")
+
+
+@dataclass(frozen=True)
+class GitRepositories:
+    """Source code and documentation of Git repositories, each at one revision, fetched without its history."""
+
+    repositories: tuple[str, ...]
+    """Each as `URL@revision` or `path@revision`; the revision is a full commit, a tag or a branch."""
+    name: str = "repositories"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "per-file"
+    """Shown for the whole source; every document has the licence of its header, or of the nearest licence file."""
+    suffixes: tuple[str, ...] = ()
+    """Take only files with these, such as `.py` and `.md`; empty takes all known code, .md, .rst and .txt."""
+    refused_licences: tuple[str, ...] = _REFUSED
+    """A file whose licence contains one of these words is set aside; "unknown" stands for one that names none."""
+
+
+@dataclass(frozen=True)
+class PyPIPackages:
+    """Source code and documentation in the wheels of packages, opened as archives: nothing is installed or run."""
+
+    requirements: tuple[str, ...]
+    """Each as `name==version`. The wheel is the one that pip chooses for the running interpreter."""
+    name: str = "packages"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "per-file"
+    """Shown for the whole source; every document has the licence of its header, or that its package declares."""
+    suffixes: tuple[str, ...] = ()
+    """Take only files with these, such as `.py` and `.md`; empty takes all known code, .md, .rst and .txt."""
+    refused_licences: tuple[str, ...] = _REFUSED
+    """A file whose licence contains one of these words is set aside; "unknown" stands for one that names none."""
+
+
+Source = PackagedWikipedia | PythonCode | HubDataset | TextFiles | GitRepositories | PyPIPackages

@@ -14,11 +14,8 @@ from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document, Quarantined
 from data_pipeline.sources.config import TextFiles
 from data_pipeline.sources.opening import ArchiveError, is_remote, matching, open_plain, open_raw, plain_suffix, shown
+from data_pipeline.sources.source_tree import CODE
 
-_CODE = frozenset(
-    ".bash .c .cc .clj .cpp .cs .css .cu .cxx .dart .ex .exs .f90 .go .h .hh .hpp .hs .java .jl .js .jsx .kt .lua .m "
-    ".ml .mjs .php .pl .pm .py .pyi .pyx .r .rb .rs .scala .sh .sql .swift .ts .tsx .vue .zig".split()
-)
 _HTML = frozenset((".html", ".htm", ".xhtml"))
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -86,7 +83,7 @@ class _Reader:
         self.source, self.number, self.name, self.config = source, number, name, config
         self.suffix = plain_suffix(name)
         self.origin = shown(name if is_remote(name) else Path(name).as_posix())
-        self.code = self.suffix in _CODE
+        self.code = self.suffix in CODE
         self.position = ""  # of what was read last
 
     def read(self) -> Iterator[Document | Quarantined]:
