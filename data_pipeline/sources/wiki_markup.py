@@ -14,9 +14,11 @@ from data_pipeline.sources.wiki_templates import superscript
 
 LIST_ITEM = "\x02"  # stands for the marks at the beginning of a list item until the text is put together
 
-_TAGS = (  # whose content is not for a reader of prose; <nowiki> aside
-    "nowiki ref references gallery math chem ce score timeline graph hiero imagemap mapframe maplink inputbox categorytree "
-    "templatedata templatestyles section indicator includeonly style script pre syntaxhighlight source del table"
+# Their content is not for a reader of prose, that of <nowiki> aside.
+_TAGS = (
+    "nowiki ref references gallery math chem ce score timeline graph hiero imagemap mapframe maplink inputbox "
+    "categorytree templatedata templatestyles section indicator includeonly style script pre syntaxhighlight source "
+    "del table"
 ).split()
 _EXTENSION = re.compile(
     rf"<!--|<(?P<close>/?)(?P<name>{'|'.join(_TAGS)})"
@@ -177,6 +179,8 @@ def balanced(text: str, keeps_template: Callable[[str], bool]) -> str:
                 break
             removed.append((begin, begin + len(kind)))
         if kind == "{{" and not _keeps(text, begin, position, keeps_template):
+            if text.startswith("{{{", begin) and text.startswith("}", position):
+                position += 1  # a template's parameter
             while removed and removed[-1][0] > begin:  # what lies within
                 removed.pop()
             removed.append((begin, position))

@@ -23,12 +23,12 @@ _SMALLER_UNITS = {"ft": "in", "lb": "oz", "st": "lb", "mi": "yd"}  # of values s
 _BETWEEN_VALUES = {
     "-": "–",
     "–": "–",
+    "x": " × ",
+    "+/-": " ± ",
     "to": " to ",
     "and": " and ",
     "or": " or ",
-    "x": " × ",
     "by": " by ",
-    "+/-": " ± ",
 }
 
 
@@ -44,7 +44,7 @@ def superscript(text: str) -> str:
 
 
 def _positional(parameters: Parameters) -> list[str]:
-    values = []
+    values: list[str] = []
     while (value := parameters.get(str(len(values) + 1))) is not None:
         values.append(value)
     return values

@@ -142,7 +142,6 @@ class _Renderer:
             nodes.Wikilink: self._link,
             nodes.ExternalLink: self._external_link,
             nodes.HTMLEntity: lambda node: html.unescape(str(node)),
-            nodes.Argument: lambda node: self._nodes(node.default),
             nodes.Tag: lambda node: self._nodes(node.contents),
             nodes.Heading: lambda node: self._nodes(node.title),
         }
