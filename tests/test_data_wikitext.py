@@ -165,8 +165,8 @@ def test_headings_are_lines_and_empty_sections_go() -> None:
 
 @pytest.mark.parametrize(
     "title",
-    ["References", "External links", "See also", "Notes and references", "Referencias", "Véase también", "Références"]
-    + ["Notas y referencias", "Voir aussi", "Notes et références", "Enlaces externos", "Sources, notes & references"],
+    "References|External links|See also|Notes and references|Sources, notes & references|Referencias|Véase también|"
+    "Notas y referencias|Enlaces externos|Références|Voir aussi|Notes et références".split("|"),
 )
 def test_end_sections_are_dropped_with_what_is_below_them(title: str) -> None:
     wikitext = f"Lead.\n== {title} ==\n* A\n=== Below ===\nB\n== Legacy ==\nC"
@@ -197,8 +197,11 @@ def test_pages_that_are_no_articles_are_known(wikitext: str, redirect: bool, dis
 
 @pytest.mark.parametrize(
     "unit",
-    ["{{lang|", "[[a|", "{{lang|[[b|<b>", "<ref name=", '<div class="', "{|\n|-\n", "[http://a ", "<ref><math>", "'''a "]
-    + ["{{lang" + "|a" * 900 + "}}", "{{lang|[x|" * 10 + "}}" * 10, "{{s|" * 19 + "}}" * 19, "== ==", "<nowiki>{{"],
+    [
+        *("{{lang|", "[[a|", "{{lang|[[b|<b>", "<ref><math>", "<ref name=", '<div class="', "{|\n|-\n", "[http://a "),
+        *("'''a ", "== ==", "<nowiki>{{", f"{{{{lang{'|a' * 900}}}}}", "{{lang|[x|" * 10 + "}}" * 10),
+        "{{s|" * 19 + "}}" * 19,
+    ],
 )
 def test_broken_markup_takes_time_in_proportion(unit: str) -> None:
     started = time.process_time()
@@ -208,8 +211,12 @@ def test_broken_markup_takes_time_in_proportion(unit: str) -> None:
     assert text.endswith("After.") or "<nowiki>" in unit
 
 
-MARKUP = "{{ }} [[ ]] { } [ ] | = == ''' '' * # : ; <ref> </ref> <ref <!-- --> <nowiki> </nowiki> {| |} |- & &amp; http://a "
-PIECES = st.sampled_from([*MARKUP.split(), " ", "\n", "\n== ", "lang", "lang|fr|", "File:", "nowrap|", "a", "é", "\x02"])
+MARKUP = (
+    "{{ }} [[ ]] { } [ ] | = == ''' '' * # : ; <ref> </ref> <ref <!-- --> <nowiki> </nowiki> {| |} |- & &amp; http://a "
+)
+PIECES = st.sampled_from(
+    [*MARKUP.split(), " ", "\n", "\n== ", "lang", "lang|fr|", "File:", "nowrap|", "a", "é", "\x02"]
+)
 
 
 @given(st.lists(PIECES, max_size=25).map("".join) | st.text(max_size=60))
@@ -222,9 +229,9 @@ WORDS = st.text("abc é.,", min_size=1, max_size=8)
 BALANCED = st.recursive(
     WORDS,
     lambda inner: st.one_of(
-        st.tuples(st.sampled_from(["{{%s}}", "{{nowrap|%s}}", "[[a|%s]]", "''%s''", "<b>%s</b>", "\n* %s\n"]), inner).map(
-            lambda pair: pair[0] % pair[1]
-        ),
+        st.tuples(
+            st.sampled_from(["{{%s}}", "{{nowrap|%s}}", "[[a|%s]]", "''%s''", "<b>%s</b>", "\n* %s\n"]), inner
+        ).map(lambda pair: pair[0] % pair[1]),
         st.tuples(inner, inner).map("".join),
     ),
     max_leaves=12,

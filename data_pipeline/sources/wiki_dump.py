@@ -133,6 +133,7 @@ class _Dump:
                     yield self._record(page)
                 elif page is not None:
                     yield page
+            next(root.pointer, None)  # raises where more follows, such as another dump
 
     def _begin(self, element: Any) -> None:
         from mwxml.iteration.site_info import SiteInfo
