@@ -43,8 +43,6 @@ _QUOTES = re.compile("'{2,}")
 _BRACKETS = re.compile(r"\{\{|\}\}|\[\[|\]\]|\[(?=(?:https?:|ftps?:|ircs?:|mailto:)?//|mailto:)|\]")
 _CLOSES = {"}}": "{{", "]]": "[[", "]": "["}
 _TEMPLATE_NAME = re.compile(r"\{\{\s*([^|{}\[\]\n]*)")
-_DEEPEST = 20
-_MOST_PARAMETERS = 300  # the parser compares each with those before
 
 
 def without_extensions(text: str) -> str:
@@ -101,7 +99,7 @@ def _html_tag(match: re.Match[str]) -> str:
         return "\n"
     if name in _BLOCKS:
         return "\n\n"
-    return "" if name in _INLINE else match[0]
+    return "" if name in _INLINE or name in _CLOSING else match[0]  # such as a reference that is never closed
 
 
 def _without_tables(text: str) -> str:
@@ -150,7 +148,7 @@ def _without_quotes(line: str) -> str:
 
 
 def balanced(text: str, keeps_template: Callable[[str], bool]) -> str:
-    """Without brackets that have no partner or stand too deep, and without the templates that are not kept."""
+    """Without brackets that have no partner, and without the templates that are not kept."""
     removed: list[tuple[int, int]] = []
     opened: list[tuple[str, int]] = []
     count: Counter[str] = Counter()
@@ -161,11 +159,8 @@ def balanced(text: str, keeps_template: Callable[[str], bool]) -> str:
         if bracket == "]]" and opened and opened[-1][0] == "[":
             bracket, position = "]", start + 1
         if bracket not in _CLOSES:
-            if len(opened) < _DEEPEST:
-                opened.append((bracket, start))
-                count[bracket] += 1
-            else:
-                removed.append((start, position))
+            opened.append((bracket, start))
+            count[bracket] += 1
             continue
         wanted = _CLOSES[bracket]
         if not count[wanted]:
@@ -178,7 +173,8 @@ def balanced(text: str, keeps_template: Callable[[str], bool]) -> str:
             if kind == wanted:
                 break
             removed.append((begin, begin + len(kind)))
-        if kind == "{{" and not _keeps(text, begin, position, keeps_template):
+        name = _TEMPLATE_NAME.match(text, begin)
+        if name and not keeps_template(name[1]):
             if text.startswith("{{{", begin) and text.startswith("}", position):
                 position += 1  # a template's parameter
             while removed and removed[-1][0] > begin:  # what lies within
@@ -190,8 +186,3 @@ def balanced(text: str, keeps_template: Callable[[str], bool]) -> str:
         pieces.append(text[done:start])
         done = end
     return "".join([*pieces, text[done:]])
-
-
-def _keeps(text: str, start: int, end: int, keeps_template: Callable[[str], bool]) -> bool:
-    name = _TEMPLATE_NAME.match(text, start)
-    return bool(name and keeps_template(name[1]) and text.count("|", start, end) <= _MOST_PARAMETERS)

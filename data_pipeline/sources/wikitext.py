@@ -99,7 +99,7 @@ def plain_text(wikitext: str, site: Site) -> str:
     blocks: list[str] = []
     below = 0  # level of the section that follows
     for level, title, body in reversed(sections):
-        if body or below > level > 0:
+        if body or below > level:
             blocks += [body, title]
             below = level
     return _scrubbed("\n\n".join(block for block in reversed(blocks) if block))
