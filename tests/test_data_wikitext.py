@@ -68,6 +68,8 @@ def test_inline_templates_keep_their_text() -> None:
             "{{abbr|km|kilometre}} {{abréviation discrète|m|mètre}}": "km m",
             "{{quote|To be.|Hamlet}} {{Blockquote|text=Or not.}}": "To be. Or not.",
             "au {{s-|XIX|e}}, {{-s|II|e}}, {{siglo|V|a}}": "au XIXe siècle, IIe siècle av. J.-C., siglo V a. C.",
+            "{{XIXe siècle}}, {{IIIe siècle av. J.-C.}}": "XIXe siècle, IIIe siècle av. J.-C.",
+            "the sound {{IPA|/p/}} in paper ({{IPA|en|peɪpə}})": "the sound /p/ in paper ()",
             "{{unité|5|km|2}} et {{formatnum:1000}} {{nombre|7}}": "5 km² et 1000 7",
             "{{citation|mot}}, {{cita|palabra}}": "« mot », «palabra»",
             "{{circa|1500}} {{as of|2010|12|lc=y}}": "c. 1500 as of December 2010",

@@ -6,6 +6,7 @@ French Wikipedia which of their parameters a reader sees; every other template (
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 # Parameters of one call, already plain text, by name; those without a name are "1", "2", ...
@@ -13,6 +14,7 @@ Parameters = Mapping[str, str]
 Rule = Callable[[Parameters], str]
 
 _SUPERSCRIPTS = str.maketrans("0123456789+-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻")
+_CENTURY = re.compile(r"[ivx]+er?(?:siècle(?:av\.j\.-c\.)?)?")
 _MONTHS = {
     "en": "January February March April May June July August September October November December".split(),
     "es": "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre".split(),
@@ -35,7 +37,10 @@ _BETWEEN_VALUES = {
 def rule_for(name: str) -> Rule | None:
     """What a template leaves, or None where it is dropped. Capitals, spaces and underscores do not matter."""
     key = name.casefold().replace(" ", "").replace("_", "").strip()
-    return _RULES.get(key) or (_LANG if key.startswith("lang-") else None)
+    if key.startswith("lang-"):
+        return _LANG
+    # French {{XIXe siècle}} and {{XVIe}} stand for their own names.
+    return _RULES.get(key) or (_fixed(name.strip().replace("_", " ")) if _CENTURY.fullmatch(key) else None)
 
 
 def superscript(text: str) -> str:
@@ -72,6 +77,12 @@ def _joined(separator: str) -> Rule:
 
 def _fixed(text: str) -> Rule:
     return lambda parameters: text
+
+
+def _pronunciation(parameters: Parameters) -> str:
+    """A sound that stands in its own brackets; {{IPA|fr|...}} in a lead is one of the holes in its parentheses."""
+    text = parameters.get("1", "")
+    return text if text.startswith(("/", "[", "⟨")) else ""
 
 
 def _last(parameters: Parameters) -> str:
@@ -207,6 +218,7 @@ _NAMES: dict[Rule, str] = {
     _first("texte fr 1"): "lien",
     _first("2 1"): "seclink wt wiktionnaire",
     _last: "transliteration translit transl translittération",
+    _pronunciation: "ipa api afi",
     _nihongo: "nihongo nihongofoot japonais",
     _chinese: "zh zh-full",
     _convert: "convert cvt convertir conversion",
