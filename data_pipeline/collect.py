@@ -10,8 +10,8 @@ from typing import IO, Any
 
 from common.files import atomic_write
 from data_pipeline.config import CollectionConfig
-from data_pipeline.documents import PART_MARK, Counts, Document, Quarantined, write_row
-from data_pipeline.sources import git_repository, hub, pypi, python_code, text_files, wikipedia
+from data_pipeline.documents import PART_MARK, Counts, Document, Quarantined, Skipped, write_row
+from data_pipeline.sources import git_repository, hub, pypi, python_code, text_files, wiki_dump, wikipedia
 from data_pipeline.sources.config import (
     GitRepositories,
     HubDataset,
@@ -20,6 +20,7 @@ from data_pipeline.sources.config import (
     PythonCode,
     Source,
     TextFiles,
+    WikipediaDump,
 )
 
 # The module of each kind of source. `plan` finds its parts, each with a text that tells whether it has changed, and
@@ -31,6 +32,7 @@ READERS: dict[type[Source], Any] = {
     TextFiles: text_files,
     GitRepositories: git_repository,
     PyPIPackages: pypi,
+    WikipediaDump: wiki_dump,
 }
 
 
@@ -67,9 +69,10 @@ def collect_part(task: str, directory: Path, part: Part) -> Counts:
         file: IO[str] | None = None
         for record in _checked(records, part):
             counts.documents_in += 1
-            if isinstance(record, Quarantined):
+            if not isinstance(record, Document):
                 counts.dropped[record.reason] += 1
-                write_row(quarantine, record)
+                if isinstance(record, Quarantined):
+                    write_row(quarantine, record)
                 continue
             if file is None or size >= part.config.shard_bytes:
                 shards.close()  # completes the shard before
@@ -99,10 +102,12 @@ def cut_text(text: str, limit: int) -> list[str]:
     return [*pieces, "".join(current)]
 
 
-def _checked(records: Iterable[Document | Quarantined], part: Part) -> Iterator[Document | Quarantined]:
+def _checked(
+    records: Iterable[Document | Quarantined | Skipped], part: Part
+) -> Iterator[Document | Quarantined | Skipped]:
     """The promises that later stages rely on: encodable text without NUL, not empty, and bounded in size."""
     for record in records:
-        if isinstance(record, Quarantined):
+        if not isinstance(record, Document):
             yield record
             continue
         reason = _unreadable(record.text, part.config)

@@ -52,6 +52,13 @@ class Quarantined:
 
 
 @dataclass
+class Skipped:
+    """A record that was read and is no text to learn from, such as a redirect: counted by its reason, not listed."""
+
+    reason: str
+
+
+@dataclass
 class Counts:
     """What one task did. `documents_in == documents_out + sum(dropped.values())`, or the run stops."""
 

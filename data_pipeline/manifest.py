@@ -116,11 +116,13 @@ def _remove_strays(out: Path, wanted: set[str]) -> None:
 
 def _quarantine(out: Path, collected: StageResult, sources: list[str]) -> dict[str, int]:
     """Gather what could not be read in one file; returns how often each reason occurred."""
+    reasons: Counter[str] = Counter()
     with atomic_write(out / "stages" / "quarantine.jsonl") as file:
         for task in collected.tasks:
             for row in read_rows(collected.directory / "dropped" / f"{task}.jsonl"):
                 write_row(file, {**row, "source": sources[row["source"]]})
-    return dict(sorted(collected.counts.dropped.items()))
+                reasons[row["reason"]] += 1
+    return dict(sorted(reasons.items()))
 
 
 def _sources(

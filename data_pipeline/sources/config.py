@@ -119,4 +119,18 @@ class PyPIPackages:
     """A file whose licence contains one of these words is set aside; "unknown" stands for one that names none."""
 
 
-Source = PackagedWikipedia | PythonCode | HubDataset | TextFiles | GitRepositories | PyPIPackages
+@dataclass(frozen=True)
+class WikipediaDump:
+    """Articles of a dump of Wikipedia or another MediaWiki wiki (pages-articles.xml): plain, .gz, .bz2, .xz or .zst."""
+
+    patterns: tuple[str, ...]
+    """File names or glob patterns, or URLs that fsspec knows; the files of a dump in parts are read in parallel."""
+    name: str = "wikipedia"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "CC-BY-SA-4.0"
+    """Licence of the text, kept with every document."""
+    namespaces: tuple[int, ...] = (0,)
+    """Numbers of the namespaces to read; 0 holds the articles."""
+
+
+Source = PackagedWikipedia | PythonCode | HubDataset | TextFiles | GitRepositories | PyPIPackages | WikipediaDump

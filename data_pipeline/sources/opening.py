@@ -10,7 +10,7 @@ import lzma
 import os
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -54,6 +54,22 @@ def matching(pattern: str) -> list[tuple[str, str, int]]:
         raise UserError(f"cannot look for {pattern}: {error}") from error
 
 
+def find(patterns: Iterable[str], source: str) -> dict[str, tuple[str, int]]:
+    """The files that match any of `patterns`, in the order of their names, each with its state and its bytes.
+
+    Raises:
+        UserError: a pattern of the source of this name matches no file.
+    """
+    files: dict[str, tuple[str, int]] = {}
+    for pattern in patterns:
+        matched = matching(pattern)
+        if not matched:
+            where = "" if is_remote(pattern) else f" in {Path.cwd()}"
+            raise UserError(f"source {source!r}: no file matches {pattern!r}{where}")
+        files.update((name, (state, size)) for name, state, size in matched)
+    return dict(sorted(files.items()))
+
+
 def plain_suffix(name: str) -> str:
     """The suffix that tells the format, without that of the compression."""
     path = PurePosixPath(name.replace("\\", "/").lower())
@@ -92,6 +108,8 @@ class _Guarded(io.RawIOBase):
 
     def __init__(self, source: Any, file: IO[bytes]) -> None:
         self._source, self._file = source, file
+        # One read of what lies below and not as many as fill the buffer: what comes before damage is not lost.
+        self._read = getattr(source, "read1", source.read)
         self._given = 0
 
     def readable(self) -> bool:
@@ -99,7 +117,7 @@ class _Guarded(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            data: bytes = self._source.read(len(buffer))
+            data: bytes = self._read(len(buffer))
         except EOFError as error:
             raise ArchiveError("truncated_archive") from error
         except _damage() as error:

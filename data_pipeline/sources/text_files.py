@@ -13,7 +13,7 @@ from common.errors import UserError
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document, Quarantined
 from data_pipeline.sources.config import TextFiles
-from data_pipeline.sources.opening import ArchiveError, is_remote, matching, open_plain, open_raw, plain_suffix, shown
+from data_pipeline.sources.opening import ArchiveError, find, is_remote, open_plain, open_raw, plain_suffix, shown
 from data_pipeline.sources.source_tree import CODE
 
 _HTML = frozenset((".html", ".htm", ".xhtml"))
@@ -28,20 +28,14 @@ def plan(source: TextFiles, config: CollectionConfig, downloads: Path) -> list[t
     Raises:
         UserError: a pattern matches no file, or a format needs a package that is not installed.
     """
-    files: dict[str, tuple[str, int]] = {}
-    for pattern in source.patterns:
-        matched = matching(pattern)
-        if not matched:
-            where = "" if is_remote(pattern) else f" in {Path.cwd()}"
-            raise UserError(f"source {source.name!r}: no file matches {pattern!r}{where}")
-        files.update((name, (state, size)) for name, state, size in matched)
+    files = find(source.patterns, source.name)
     for name in files:
         _check_packages(name)
     parts: list[tuple[tuple[Any, ...], str]] = []
     group: list[str] = []
     states: list[tuple[str, str]] = []
     total = 0
-    for name in sorted(files):
+    for name in files:
         if group and total > config.shard_bytes:
             parts.append((tuple(group), repr(states)))
             group, states, total = [], [], 0
