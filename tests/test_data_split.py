@@ -38,7 +38,7 @@ def test_near_duplicates_are_verified_and_kept_apart_from_the_rest(tmp_path: Pat
     config = small_config(path, deduplication=DeduplicationConfig(bands=40, rows=4))  # finds every pair of 0.7
     out = tmp_path / "data"
     curate(config, out, workers=1)
-    removed = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "06_deduplicate")}
+    removed = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "07_deduplicate")}
     expected = set()
     for copy, original in copies.items():
         one, other = (minhash.shingle_set(texts[name], 5) for name in (copy, original))
@@ -76,7 +76,7 @@ def test_no_near_duplicate_crosses_the_split(tmp_path: Path, seed: int) -> None:
                 assert shared < 0.5 * min(len(shingles[one]), len(shingles[other]))
                 crossing += 1
     assert crossing > 1000
-    dropped = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "09_split")}
+    dropped = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "10_split")}
     assert dropped and dropped <= {name for pair in copies.items() for name in pair}
     assert manifest["stages"][-1]["dropped"] == {LEAK: len(dropped)}
 
