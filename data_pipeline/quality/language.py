@@ -16,13 +16,15 @@ from scipy import sparse
 
 from common.errors import UserError
 
-# What the column `language` counts in: ISO 639 codes. The first stands for a text that shows no trace of a language.
-LANGUAGES = tuple(
-    "und ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en eo es et eu ext fa fi fo fr"
-    " fuv fy ga gcf gcr gd gl gom grc gu gug guw ha hbo he hi hr ht hu hy id ig is it ja jv ka kab kik kk km kn ko ku"
-    " ky la lb lg lij ln lo lt ltg lv mg mk ml mn mr ms mt my ne nl nn no nso oc om or pa pcm pl ps pt qu ro ru rw sa"
-    " sdh se si sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz uzs vec vi vo wa wuu xh yo yue zh zu zxx".split()
+_CODES = (
+    "und ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en eo es et eu ext fa fi fo "
+    "fr fuv fy ga gcf gcr gd gl gom grc gu gug guw ha hbo he hi hr ht hu hy id ig is it ja jv ka kab kik kk km kn "
+    "ko ku ky la lb lg lij ln lo lt ltg lv mg mk ml mn mr ms mt my ne nl nn no nso oc om or pa pcm pl ps pt qu ro "
+    "ru rw sa sdh se si sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz uzs vec vi vo wa wuu xh yo "
+    "yue zh zu zxx "
 )
+# What the column `language` counts in: ISO 639 codes. The first stands for a text that shows no trace of a language.
+LANGUAGES = tuple(_CODES.split())
 READ_CHARACTERS = 1000  # of a text; reading on changes next to no decision
 
 
