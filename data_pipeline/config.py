@@ -53,7 +53,7 @@ class MeasureConfig:
 
     candidate_languages: tuple[str, ...] = ()
     """Languages that a text can be found to be in, as ISO 639 codes; empty means all 139. Name those that you expect,
-    and Spanish is never taken for Extremaduran."""
+    and Spanish is never taken for Extremaduran; name one, and all text is taken for it."""
     stop_words: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(STOP_WORDS))
     """Frequent words of each language: Gopher's eight for English, eight alike for the others, as in FineWeb-2."""
     reference_sources: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from test_data_pipeline import said
 from common.errors import UserError
 from data_pipeline import documents
 from data_pipeline.config import DataConfig, FilterConfig, MeasureConfig, ProseFilters
-from data_pipeline.documents import Document, write_row
+from data_pipeline.documents import Document, stable_hash, write_row
 from data_pipeline.pipeline import check, curate
 from data_pipeline.quality import character_model
 from data_pipeline.quality.character_model import CharacterModel
@@ -91,6 +92,8 @@ def test_only_candidates_are_found() -> None:
     found, probabilities = identify([text, TEXTS["fi"]], ("en", "es", "fr"))
     assert LANGUAGES[found[0]] == "es" and probabilities[0] > 0.9 > identify([text])[1][0]
     assert LANGUAGES[found[1]] in ("en", "es", "fr")
+    found, probabilities = identify([text, ""], ("fr",))
+    assert [LANGUAGES[number] for number in found] == ["fr", "fr"] and probabilities.tolist() == [1, 1]
 
 
 def test_only_the_wanted_languages_are_kept_and_only_where_they_are_certain() -> None:
@@ -193,17 +196,17 @@ def test_a_score_does_not_depend_on_other_texts(model: CharacterModel, monkeypat
 
 
 def test_the_sample_is_bounded_and_the_same_in_any_order(tmp_path: Path) -> None:
+    first, second, third = sorted(("a", "b", "c"), key=lambda name: stable_hash("reference", name))
+    sizes = {first: 10, second: 100, third: 5}  # the second does not fit, and the third may not take its place
     paths = []
-    for shard in range(3):
-        paths.append(tmp_path / f"{shard}.jsonl")
+    for number, name in enumerate(sizes):
+        paths.append(tmp_path / f"{number}.jsonl")
         with paths[-1].open("w", encoding="utf-8") as file:
-            for number in range(20):
-                kind = "code" if number % 5 == 0 else "prose"
-                write_row(file, Document(f"{shard}/{number}", 0, kind, "", "", "", f"{kind} {shard} {number}" * number))
-    drawn = character_model.sample(paths, 2000)
-    assert drawn == character_model.sample(paths[::-1], 2000)
-    assert 1000 < sum(map(len, drawn)) <= 2000 and not any("code" in text for text in drawn)
-    assert len(character_model.sample(paths, 10**9)) == 48
+            write_row(file, Document(name, 0, "prose", "", "", "", name * sizes[name]))
+            write_row(file, Document(f"{name} in code", 0, "code", "", "", "", "x = 1"))
+    for order in permutations(paths):
+        assert character_model.sample(order, 20) == [first * 10]
+        assert sorted(character_model.sample(order, 115)) == sorted(name * size for name, size in sizes.items())
 
 
 def test_columns_do_not_depend_on_batch_borders(

@@ -57,11 +57,12 @@ def _model() -> _Model:
 def identify(texts: Sequence[str], candidates: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray]:
     """The language of each text, as an index into `LANGUAGES`, and its probability, (texts,) both.
 
-    Only `candidates` are considered, where there are any. A text without any n-gram of the model is of language 0, with
-    probability 0.
+    Only `candidates` are considered, where there are any; one alone is the language of all texts. A text without any
+    n-gram of the model is of language 0, with probability 0.
     """
-    if not texts:
-        return np.zeros(0, np.int64), np.zeros(0)
+    if not texts or len(candidates) == 1:
+        number = LANGUAGES.index(candidates[0]) if candidates else 0
+        return np.full(len(texts), number), np.ones(len(texts))
     model = _model()
     read = [_bytes(text[:READ_CHARACTERS]) for text in texts]
     counts = _ngram_counts(model, read)
