@@ -29,6 +29,7 @@ class Document:
     text: str
     group: str = ""  # what has to stay on one side of the split, such as a repository; the whole text where empty
     split: str = ""  # "train" or "val" once the split stage has decided
+    language: str = ""  # ISO 639 code of prose once the filter stage has passed it; code has none
 
     @property
     def byte_count(self) -> int:

@@ -11,6 +11,7 @@ from data_pipeline.config import (
     CollectionConfig,
     DataConfig,
     FilterConfig,
+    MeasureConfig,
     ProseFilters,
     ShardConfig,
     SplitConfig,
@@ -59,6 +60,7 @@ def small_config(*patterns: Path, **changes: object) -> DataConfig:
     parts: dict[str, object] = {
         "sources": sources,
         "collection": CollectionConfig(shard_bytes=40_000),
+        "measures": MeasureConfig(candidate_languages=("en",)),
         "filters": FilterConfig(prose=ProseFilters(min_words=20)),
         "split": SplitConfig(validation_fraction=0.1),
         "tokenizer": TokenizerConfig(vocab_size=512, sample_bytes=100_000),
@@ -77,6 +79,6 @@ def files_of(directory: Path) -> dict[str, bytes]:
 
 
 def dropped_rows(directory: Path, stage: str) -> list[dict[str, str]]:
-    """The dropped documents of a stage, such as "03_filter"."""
+    """The dropped documents of a stage, such as "04_filter"."""
     paths = sorted((directory / "stages" / stage / "dropped").glob("*.jsonl"))
     return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -27,11 +27,11 @@ _LONGEST_C4_WORD = 1000
 _FEWEST_C4_WORDS = 3
 
 
-def prose_signals(texts: Sequence[str], table: WordTable, stop_words: Sequence[str]) -> dict[str, np.ndarray]:
-    """Every measure of prose, (texts,) each; shares are between 0 and 1."""
-    lines, words = Lines(texts), table.read(texts)
+def prose_signals(texts: Sequence[str], words: Words, table: WordTable) -> dict[str, np.ndarray]:
+    """Every measure of the form of prose, (texts,) each; shares are between 0 and 1. `words` are those of the texts."""
+    lines = Lines(texts)
     return {
-        **word_signals(texts, words, stop_words),
+        **word_signals(texts, words),
         **line_signals(texts, lines),
         **ngram_signals(texts, words),
         "longest_piece": lines.longest_piece(),
@@ -41,20 +41,16 @@ def prose_signals(texts: Sequence[str], table: WordTable, stop_words: Sequence[s
     }
 
 
-def word_signals(texts: Sequence[str], words: Words, stop_words: Sequence[str]) -> dict[str, np.ndarray]:
-    """Gopher's quality rules: words, and what is counted for each of them."""
+def word_signals(texts: Sequence[str], words: Words) -> dict[str, np.ndarray]:
+    """Gopher's quality rules: words, and what is counted for each of them; stop words are in `lexicon.py`."""
     real = words.flags & WORD > 0
     found = words.sums(real)
-    stops = np.zeros(len(texts))
-    for word in stop_words:
-        stops[np.unique(words.owners[words.ids == words.number(word)])] += 1
     return {
         "words": found,
         "mean_word_length": ratio(words.sums(words.lengths * real), found),
         "hashes_per_word": ratio([text.count("#") for text in texts], words.counts),
         "ellipses_per_word": ratio([text.count("...") + text.count("…") for text in texts], words.counts),
         "words_with_letters": ratio(words.sums(words.flags & LETTER > 0), words.counts),
-        "stop_words": stops,
     }
 
 

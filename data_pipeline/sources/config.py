@@ -15,7 +15,7 @@ class PackagedWikipedia:
     licence: str = "CC-BY-SA-4.0"
     """Licence of the text, kept with every document."""
     language: Literal["en", "es", "fr"] = "en"
-    """Language edition; `filters.prose.stop_words` should match it."""
+    """Language edition."""
 
 
 @dataclass(frozen=True)
