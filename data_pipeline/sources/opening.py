@@ -10,7 +10,7 @@ import lzma
 import os
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -33,6 +33,30 @@ class ArchiveError(OSError):
 
 def is_remote(name: str) -> bool:
     return "://" in name
+
+
+def require(package: str, needed_by: str) -> None:
+    """Raises UserError: an optional package, one of the `data` extra, is not installed."""
+    try:
+        __import__(package)
+    except ImportError as error:
+        raise UserError(f"{needed_by} needs the {package} package: pip install -e '.[data]'") from error
+
+
+def matching_files(patterns: Iterable[str], source: str) -> dict[str, tuple[str, int]]:
+    """The files that match any of the patterns, by name: a text that tells whether one has changed, and its bytes.
+
+    Raises:
+        UserError: a pattern matches no file; `source` is named.
+    """
+    files: dict[str, tuple[str, int]] = {}
+    for pattern in patterns:
+        matched = matching(pattern)
+        if not matched:
+            where = "" if is_remote(pattern) else f" in {Path.cwd()}"
+            raise UserError(f"source {source!r}: no file matches {pattern!r}{where}")
+        files.update((name, (state, size)) for name, state, size in matched)
+    return dict(sorted(files.items()))
 
 
 def matching(pattern: str) -> list[tuple[str, str, int]]:
