@@ -11,8 +11,16 @@ from typing import IO, Any
 from common.files import atomic_write
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import PART_MARK, Counts, Document, Quarantined, write_row
-from data_pipeline.sources import hub, python_code, text_files, wikipedia
-from data_pipeline.sources.config import HubDataset, PackagedWikipedia, PythonCode, Source, TextFiles
+from data_pipeline.sources import hub, python_code, text_files, warc, web_pages, wikipedia
+from data_pipeline.sources.config import (
+    HubDataset,
+    PackagedWikipedia,
+    PythonCode,
+    Source,
+    TextFiles,
+    WarcFiles,
+    WebPages,
+)
 
 # The module of each kind of source. `plan` finds its parts, each with a text that tells whether it has changed, and
 # `read` gives the records of one part.
@@ -21,6 +29,8 @@ READERS: dict[type[Source], Any] = {
     PythonCode: python_code,
     HubDataset: hub,
     TextFiles: text_files,
+    WebPages: web_pages,
+    WarcFiles: warc,
 }
 
 
@@ -56,11 +66,12 @@ def collect_part(task: str, directory: Path, part: Part) -> Counts:
     with ExitStack() as shards, atomic_write(directory / "dropped" / f"{task}.jsonl") as quarantine:
         file: IO[str] | None = None
         for record in _checked(records, part):
-            counts.documents_in += 1
             if isinstance(record, Quarantined):
-                counts.dropped[record.reason] += 1
+                counts.documents_in += record.count
+                counts.dropped[record.reason] += record.count
                 write_row(quarantine, record)
                 continue
+            counts.documents_in += 1
             if file is None or size >= part.config.shard_bytes:
                 shards.close()  # completes the shard before
                 file = shards.enter_context(atomic_write(directory / f"{task}-{pieces:03d}.jsonl"))

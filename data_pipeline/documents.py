@@ -49,6 +49,7 @@ class Quarantined:
     file: str
     position: str  # such as "line 12" or "byte 4096"
     reason: str
+    count: int = 1  # records that this stands for
 
 
 @dataclass

@@ -53,12 +53,17 @@ def page_text(content: bytes, content_type: str) -> str | None:
         UnreadablePage: "not_html" for other types, and the reasons of `html_to_text`.
         UserError: trafilatura is not installed.
     """
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = _media_type(content_type)
     if media_type in _PLAIN:
         return decode_page(content, _charset(content_type)).strip() or None
     if media_type in _HTML or (not media_type and content.lstrip()[:1] == b"<"):
         return html_to_text(content, _charset(content_type))
     raise UnreadablePage("not_html")
+
+
+def is_page(content_type: str) -> bool:
+    """Whether `page_text` may find text in an answer of this type; the header may be missing."""
+    return not content_type.strip() or _media_type(content_type) in _HTML | _PLAIN
 
 
 def html_to_text(page: bytes | str, charset: str = "") -> str | None:
@@ -78,8 +83,8 @@ def html_to_text(page: bytes | str, charset: str = "") -> str | None:
         UserError: trafilatura is not installed.
     """
     trafilatura = _trafilatura()
-    text = page if isinstance(page, str) else decode_page(page, charset, _meta_charset(page))
-    tree = _parse(text)
+    decoded = page if isinstance(page, str) else decode_page(page, charset, _meta_charset(page))
+    tree = _parse(decoded)
     if tree is None:
         return None
     _check_size(tree)
@@ -107,11 +112,12 @@ def decode_page(content: bytes, *declared: str) -> str:
     Raises:
         UnreadablePage: "invalid_encoding" where nothing fits.
     """
-    for mark, encoding in _MARKS.items():
+    for mark, marked in _MARKS.items():
         if content.startswith(mark):
-            return content[len(mark) :].decode(encoding, "replace")
+            return content[len(mark) :].decode(marked, "replace")
     shifted = b"\x1b" in content or b"\0" in content  # of ISO 2022 and UTF-16, which look like ASCII
-    if not shifted and (text := _nearly(content, "utf-8")) is not None:
+    text = None if shifted else _nearly(content, "utf-8")
+    if text is not None:
         return text
     for name in declared:
         if (encoding := _python_name(name)) is None:
@@ -191,6 +197,10 @@ def _nearly(content: bytes, encoding: str) -> str | None:
     text = content.decode(encoding, "replace")
     broken = text.count("\ufffd")
     return text if not broken or broken <= _MOST_DAMAGE * (len(text) - len(text.encode("ascii", "ignore"))) else None
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _charset(declaration: str) -> str:

@@ -18,9 +18,9 @@ from common.errors import UserError
 
 COMPRESSED = frozenset((".gz", ".bz2", ".xz", ".zst"))
 # A text is never a thousandth of its size; an archive made to fill a disk is.
-_MOST_EXPANSION = 1000
-_SMALL = 10_000_000
-_ZSTANDARD_BYTES = 8192  # compressed bytes taken at a time, as they may become a thousand times as many
+MOST_EXPANSION = 1000
+SMALL = 10_000_000
+COMPRESSED_BYTES = 8192  # compressed bytes taken at a time, as they may become a thousand times as many
 
 
 class ArchiveError(OSError):
@@ -126,14 +126,14 @@ class _Guarded(io.RawIOBase):
             data: bytes = self._source.read(len(buffer))
         except EOFError as error:
             raise ArchiveError("truncated_archive") from error
-        except _damage() as error:
+        except damage() as error:
             if self._source is self._file:
                 raise
             raise ArchiveError("damaged_archive") from error
         self._given += len(data)
-        if self._source is not self._file and self._given > _SMALL:
+        if self._source is not self._file and self._given > SMALL:
             read = self._file.tell()
-            if self._given > _MOST_EXPANSION * read:
+            if self._given > MOST_EXPANSION * read:
                 raise ArchiveError("expands_too_much")
         buffer[: len(data)] = data
         return len(data)
@@ -143,7 +143,7 @@ class _Guarded(io.RawIOBase):
         super().close()
 
 
-def _damage() -> tuple[type[BaseException], ...]:
+def damage() -> tuple[type[BaseException], ...]:
     """What the decompressors raise."""
     errors: tuple[type[BaseException], ...] = (OSError, zlib.error, lzma.LZMAError)
     zstandard = sys.modules.get("zstandard")
@@ -154,10 +154,9 @@ class _Zstandard:
     """Reads one frame after another. The package's own reader takes a missing end for the end."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise UserError("a .zst file needs the zstandard package: pip install -e '.[data]'") from error
+        require("zstandard", "a .zst file")
+        import zstandard
+
         self._new = zstandard.ZstdDecompressor().decompressobj
         self._file = file
         self._frame: Any = None  # the frame that is being read
@@ -166,7 +165,7 @@ class _Zstandard:
 
     def read(self, size: int) -> bytes:
         while not self._ready:
-            data = self._waiting or self._file.read(_ZSTANDARD_BYTES)
+            data = self._waiting or self._file.read(COMPRESSED_BYTES)
             self._waiting = b""
             if not data:
                 if self._frame is not None:
