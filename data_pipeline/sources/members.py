@@ -82,7 +82,10 @@ def members(file: IO[bytes]) -> Iterator[Member] | None:
         content = file.read(min(size, _MOST_DICTIONARY))
         try:
             if _ZSTANDARD.match(content):
-                content = zstandard.ZstdDecompressor().decompressobj().decompress(content)
+                unpacking = zstandard.ZstdDecompressor().decompressobj()
+                content = unpacking.decompress(content) if size <= _MOST_DICTIONARY else b""
+                if not unpacking.eof:
+                    raise ArchiveError("damaged_archive")
             start, dictionary = 8 + size, zstandard.ZstdCompressionDict(content)
         except zstandard.ZstdError as error:
             raise ArchiveError("damaged_archive") from error

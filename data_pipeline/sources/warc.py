@@ -82,9 +82,7 @@ class _Reader:
 
     def _members(self, found: Iterator[Member]) -> Iterator[Document | Quarantined]:
         """The records of a compressed file, which has one in each member, or more."""
-        intact = True
         for member in found:
-            first = self.records
             held: Document | Quarantined | None = None  # the last one, until the checksum behind it has been seen
             for record in self._records(io.BufferedReader(member)):
                 if held:
@@ -92,12 +90,10 @@ class _Reader:
                 held = record
             if held and member.damage != "damaged_archive":
                 yield held
-            # What begins inside a damaged member may look like one more.
-            if member.damage and (intact or self.records > first):
+            if member.damage:
                 yield self.set_aside(f"byte {member.start}", member.damage)
-            elif self._cut and not member.damage:
+            elif self._cut:
                 yield self.set_aside(f"record {self.records}", "truncated_record")
-            intact = not member.damage
 
     def _records(self, file: io.BufferedReader) -> Iterator[Document | Quarantined]:
         """The records of a stream. After a damaged one, it goes on with the next line that begins like a record."""
