@@ -199,13 +199,16 @@ class Fetcher:
 
 
 def _checked(url: str) -> SplitResult:
+    from urllib3.util import parse_url
+
     try:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"}:
             raise FetchError("not_http", lasting=True)
         if not parts.hostname or parts.username is not None or parts.port == 0:
             raise FetchError("invalid_url", lasting=True)
-    except ValueError as error:  # of a broken address or port
+        parse_url(url)
+    except ValueError as error:  # of a broken address, port or name
         raise FetchError("invalid_url", lasting=True) from error
     return parts
 
