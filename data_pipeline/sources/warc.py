@@ -83,13 +83,7 @@ class _Reader:
     def _members(self, found: Iterator[Member]) -> Iterator[Document | Quarantined]:
         """The records of a compressed file, which has one in each member, or more."""
         for member in found:
-            held: Document | Quarantined | None = None  # the last one, until the checksum behind it has been seen
-            for record in self._records(io.BufferedReader(member)):
-                if held:
-                    yield held
-                held = record
-            if held and member.damage != "damaged_archive":
-                yield held
+            yield from self._records(io.BufferedReader(member))
             if member.damage:
                 yield self.set_aside(f"byte {member.start}", member.damage)
             elif self._cut:
