@@ -1,4 +1,4 @@
-"""A web server on this machine whose pages answer as they like, and which keeps a list of what it was asked and when."""
+"""A web server on this machine, whose pages answer as they like; it keeps a list of what it was asked and when."""
 
 from __future__ import annotations
 
