@@ -11,7 +11,17 @@ from typing import IO, Any
 from common.files import atomic_write
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import PART_MARK, Counts, Document, Quarantined, Skipped, write_row
-from data_pipeline.sources import git_repository, hub, pypi, python_code, text_files, wiki_dump, wikipedia
+from data_pipeline.sources import (
+    git_repository,
+    hub,
+    pypi,
+    python_code,
+    text_files,
+    warc,
+    web_pages,
+    wiki_dump,
+    wikipedia,
+)
 from data_pipeline.sources.config import (
     GitRepositories,
     HubDataset,
@@ -20,6 +30,8 @@ from data_pipeline.sources.config import (
     PythonCode,
     Source,
     TextFiles,
+    WarcFiles,
+    WebPages,
     WikipediaDump,
 )
 
@@ -33,6 +45,8 @@ READERS: dict[type[Source], Any] = {
     GitRepositories: git_repository,
     PyPIPackages: pypi,
     WikipediaDump: wiki_dump,
+    WebPages: web_pages,
+    WarcFiles: warc,
 }
 
 
@@ -68,12 +82,14 @@ def collect_part(task: str, directory: Path, part: Part) -> Counts:
     with ExitStack() as shards, atomic_write(directory / "dropped" / f"{task}.jsonl") as quarantine:
         file: IO[str] | None = None
         for record in _checked(records, part):
-            counts.documents_in += 1
             if not isinstance(record, Document):
-                counts.dropped[record.reason] += 1
+                number = record.count if isinstance(record, Skipped) else 1
+                counts.documents_in += number
+                counts.dropped[record.reason] += number
                 if isinstance(record, Quarantined):
                     write_row(quarantine, record)
                 continue
+            counts.documents_in += 1
             if file is None or size >= part.config.shard_bytes:
                 shards.close()  # completes the shard before
                 file = shards.enter_context(atomic_write(directory / f"{task}-{pieces:03d}.jsonl"))

@@ -54,9 +54,10 @@ class Quarantined:
 
 @dataclass
 class Skipped:
-    """A record that was read and is no text to learn from, such as a redirect: counted by its reason, not listed."""
+    """Records that were read and are no text to learn from, such as redirects: counted by their reason, not listed."""
 
     reason: str
+    count: int = 1
 
 
 @dataclass

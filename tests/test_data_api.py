@@ -16,8 +16,10 @@ from data_pipeline.pipeline import curate
 def test_steps_make_the_config_that_a_file_would_hold(tmp_path: Path) -> None:
     texts = [prose(seed) for seed in range(60)]
     config = small_config(write_jsonl(tmp_path / "a.jsonl", [*texts, texts[0]]))
-    steps = [config.tokenizer, *config.sources, config.split, config.filters, config.collection, config.shards]
-    manifest = api.DatasetPipeline([*steps, api.Deduplicate()]).run(tmp_path / "steps" / "data", workers=1)
+    steps = [config.tokenizer, *config.sources, config.split, config.filters, config.measures, config.collection]
+    manifest = api.DatasetPipeline([*steps, config.shards, api.Deduplicate()]).run(
+        tmp_path / "steps" / "data", workers=1
+    )
     assert manifest["config"] == curate(config, tmp_path / "file" / "data", workers=1)["config"]
     assert files_of(tmp_path / "steps" / "data") == files_of(tmp_path / "file" / "data")
     assert manifest["stages"][3]["dropped"] == {"exact_duplicate": 1}

@@ -133,4 +133,48 @@ class WikipediaDump:
     """Numbers of the namespaces to read; 0 holds the articles."""
 
 
-Source = PackagedWikipedia | PythonCode | HubDataset | TextFiles | GitRepositories | PyPIPackages | WikipediaDump
+@dataclass(frozen=True)
+class WebPages:
+    """Web pages by their addresses, fetched once, politely, and kept in `downloads/web/`."""
+
+    urls: str | tuple[str, ...]
+    """A file with one http or https URL a line (`#` begins a comment), or the URLs themselves."""
+    name: str = "web"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "unspecified"
+    """Licence of the text, kept with every document."""
+    contact: str = ""
+    """Your e-mail address or page, sent with every request, so that a site can reach you; many ask for one."""
+    delay: float = 1.0
+    """Pause between two requests to one host, in seconds; a longer Crawl-delay in its robots.txt wins."""
+    timeout: float = 30.0
+    """Time for a connection, for a page to begin, and for the whole of it, in seconds each."""
+    max_bytes: int = 4_000_000
+    """A larger page is set aside, in bytes."""
+    refresh: bool = False
+    """Fetch pages again that are there already, and those that failed for good."""
+
+
+@dataclass(frozen=True)
+class WarcFiles:
+    """Pages from web archives: .warc, .warc.gz and .warc.zst, and the plain text of .wet files."""
+
+    patterns: tuple[str, ...]
+    """File names or glob patterns, `**` crosses directories; or URLs that fsspec knows, such as s3://bucket/*.gz."""
+    name: str = "warc"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "unspecified"
+    """Licence of the text, kept with every document."""
+
+
+Source = (
+    PackagedWikipedia
+    | PythonCode
+    | HubDataset
+    | TextFiles
+    | GitRepositories
+    | PyPIPackages
+    | WikipediaDump
+    | WebPages
+    | WarcFiles
+)

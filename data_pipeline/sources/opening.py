@@ -18,9 +18,9 @@ from common.errors import UserError
 
 COMPRESSED = frozenset((".gz", ".bz2", ".xz", ".zst"))
 # A text is never a thousandth of its size; an archive made to fill a disk is.
-_MOST_EXPANSION = 1000
-_SMALL = 10_000_000
-_ZSTANDARD_BYTES = 8192  # compressed bytes taken at a time, as they may become a thousand times as many
+MOST_EXPANSION = 1000
+SMALL = 10_000_000
+COMPRESSED_BYTES = 8192  # compressed bytes taken at a time, as they may become a thousand times as many
 
 
 class ArchiveError(OSError):
@@ -33,6 +33,30 @@ class ArchiveError(OSError):
 
 def is_remote(name: str) -> bool:
     return "://" in name
+
+
+def require(package: str, needed_by: str) -> None:
+    """Raises UserError: an optional package, one of the `data` extra, is not installed."""
+    try:
+        __import__(package)
+    except ImportError as error:
+        raise UserError(f"{needed_by} needs the {package} package: pip install -e '.[data]'") from error
+
+
+def matching_files(patterns: Iterable[str], source: str) -> dict[str, tuple[str, int]]:
+    """The files that match any of the patterns, by name: a text that tells whether one has changed, and its bytes.
+
+    Raises:
+        UserError: a pattern matches no file; `source` is named.
+    """
+    files: dict[str, tuple[str, int]] = {}
+    for pattern in patterns:
+        matched = matching(pattern)
+        if not matched:
+            where = "" if is_remote(pattern) else f" in {Path.cwd()}"
+            raise UserError(f"source {source!r}: no file matches {pattern!r}{where}")
+        files.update((name, (state, size)) for name, state, size in matched)
+    return dict(sorted(files.items()))
 
 
 def matching(pattern: str) -> list[tuple[str, str, int]]:
@@ -52,22 +76,6 @@ def matching(pattern: str) -> list[tuple[str, str, int]]:
         return [(files.unstrip_protocol(name), str(files.ukey(name)), int(files.size(name) or 0)) for name in names]
     except (ValueError, ImportError) as error:
         raise UserError(f"cannot look for {pattern}: {error}") from error
-
-
-def find(patterns: Iterable[str], source: str) -> dict[str, tuple[str, int]]:
-    """The files that match any of `patterns`, in the order of their names, each with its state and its bytes.
-
-    Raises:
-        UserError: a pattern of the source of this name matches no file.
-    """
-    files: dict[str, tuple[str, int]] = {}
-    for pattern in patterns:
-        matched = matching(pattern)
-        if not matched:
-            where = "" if is_remote(pattern) else f" in {Path.cwd()}"
-            raise UserError(f"source {source!r}: no file matches {pattern!r}{where}")
-        files.update((name, (state, size)) for name, state, size in matched)
-    return dict(sorted(files.items()))
 
 
 def plain_suffix(name: str) -> str:
@@ -120,14 +128,14 @@ class _Guarded(io.RawIOBase):
             data: bytes = self._read(len(buffer))
         except EOFError as error:
             raise ArchiveError("truncated_archive") from error
-        except _damage() as error:
+        except damage() as error:
             if self._source is self._file:
                 raise
             raise ArchiveError("damaged_archive") from error
         self._given += len(data)
-        if self._source is not self._file and self._given > _SMALL:
+        if self._source is not self._file and self._given > SMALL:
             read = self._file.tell()
-            if self._given > _MOST_EXPANSION * read:
+            if self._given > MOST_EXPANSION * read:
                 raise ArchiveError("expands_too_much")
         buffer[: len(data)] = data
         return len(data)
@@ -137,7 +145,7 @@ class _Guarded(io.RawIOBase):
         super().close()
 
 
-def _damage() -> tuple[type[BaseException], ...]:
+def damage() -> tuple[type[BaseException], ...]:
     """What the decompressors raise."""
     errors: tuple[type[BaseException], ...] = (OSError, zlib.error, lzma.LZMAError)
     zstandard = sys.modules.get("zstandard")
@@ -148,10 +156,9 @@ class _Zstandard:
     """Reads one frame after another. The package's own reader takes a missing end for the end."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise UserError("a .zst file needs the zstandard package: pip install -e '.[data]'") from error
+        require("zstandard", "a .zst file")
+        import zstandard
+
         self._new = zstandard.ZstdDecompressor().decompressobj
         self._file = file
         self._frame: Any = None  # the frame that is being read
@@ -160,7 +167,7 @@ class _Zstandard:
 
     def read(self, size: int) -> bytes:
         while not self._ready:
-            data = self._waiting or self._file.read(_ZSTANDARD_BYTES)
+            data = self._waiting or self._file.read(COMPRESSED_BYTES)
             self._waiting = b""
             if not data:
                 if self._frame is not None:

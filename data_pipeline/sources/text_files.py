@@ -9,11 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from common.errors import UserError
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document, Quarantined
 from data_pipeline.sources.config import TextFiles
-from data_pipeline.sources.opening import ArchiveError, find, is_remote, open_plain, open_raw, plain_suffix, shown
+from data_pipeline.sources.html import UnreadablePage, html_to_text
+from data_pipeline.sources.opening import (
+    ArchiveError,
+    is_remote,
+    matching_files,
+    open_plain,
+    open_raw,
+    plain_suffix,
+    require,
+    shown,
+)
 from data_pipeline.sources.source_tree import CODE
 
 _HTML = frozenset((".html", ".htm", ".xhtml"))
@@ -28,18 +37,17 @@ def plan(source: TextFiles, config: CollectionConfig, downloads: Path) -> list[t
     Raises:
         UserError: a pattern matches no file, or a format needs a package that is not installed.
     """
-    files = find(source.patterns, source.name)
+    files = matching_files(source.patterns, source.name)
     for name in files:
         _check_packages(name)
     parts: list[tuple[tuple[Any, ...], str]] = []
     group: list[str] = []
     states: list[tuple[str, str]] = []
     total = 0
-    for name in files:
+    for name, (state, size) in files.items():
         if group and total > config.shard_bytes:
             parts.append((tuple(group), repr(states)))
             group, states, total = [], [], 0
-        state, size = files[name]
         group.append(name)
         states.append((name, state))
         total += size
@@ -62,12 +70,8 @@ def read(
 
 def _check_packages(name: str) -> None:
     needed = {".parquet": "pyarrow", **dict.fromkeys(_HTML, "trafilatura")}.get(plain_suffix(name))
-    if needed is None:
-        return
-    try:
-        __import__(needed)
-    except ImportError as error:
-        raise UserError(f"{shown(name)} needs the {needed} package: pip install -e '.[data]'") from error
+    if needed:
+        require(needed, shown(name))
 
 
 class _Reader:
@@ -205,17 +209,13 @@ class _Reader:
             yield self._document("".join(lines), f"part {first}")
 
     def _html(self, file: IO[bytes]) -> Document | Quarantined:
-        """The text of the page without menus and footers, as trafilatura sees them."""
-        import trafilatura
-
         content = file.read(self.config.max_record_bytes + 1)
         if len(content) > self.config.max_record_bytes:
             return self.set_aside("whole file", "too_large")
         try:
-            # Its own removal of repeated lines depends on the pages before.
-            text = trafilatura.extract(content, include_comments=False, deduplicate=False)
-        except Exception:  # of lxml and of the recursion limit, for pages that no browser reads either
-            return self.set_aside("whole file", "invalid_html")
+            text = html_to_text(content)
+        except UnreadablePage as error:
+            return self.set_aside("whole file", error.reason)
         return self._document(text, "") if text else self.set_aside("whole file", "no_text")
 
     def _whole(self, file: IO[bytes], encoding: str = "utf-8-sig") -> Document | Quarantined:

@@ -14,7 +14,7 @@ from common.errors import UserError
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document, Quarantined, Skipped
 from data_pipeline.sources.config import WikipediaDump
-from data_pipeline.sources.opening import ArchiveError, find, open_plain, shown
+from data_pipeline.sources.opening import ArchiveError, matching_files, open_plain, shown
 from data_pipeline.sources.wikitext import Site, is_disambiguation, is_redirect, plain_text
 
 _PACKAGES = ("mwxml", "mwparserfromhell")
@@ -33,7 +33,10 @@ def plan(source: WikipediaDump, config: CollectionConfig, downloads: Path) -> li
         versions = [version(package) for package in _PACKAGES]
     except PackageNotFoundError as error:
         raise UserError(f"a Wikipedia dump needs the {error.name} package: pip install -e '.[data]'") from error
-    return [((name,), f"{name} {state} {versions}") for name, (state, _) in find(source.patterns, source.name).items()]
+    return [
+        ((name,), f"{name} {state} {versions}")
+        for name, (state, _) in matching_files(source.patterns, source.name).items()
+    ]
 
 
 def read(
