@@ -57,6 +57,15 @@ class Tokenizer:
     def piece(self, token_id: int) -> str:
         return str(self._model.id_to_piece(token_id))
 
+    def is_byte(self, token_id: int) -> bool:
+        """Whether the piece is one byte, with which rare characters are spelt."""
+        return bool(self._model.is_byte(token_id))
+
+    def is_learned(self, token_id: int) -> bool:
+        """Whether the piece was learned from text; bytes, the unknown piece and special tokens were not."""
+        model = self._model
+        return not (model.is_byte(token_id) or model.is_control(token_id) or model.is_unknown(token_id))
+
 
 def _encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
