@@ -94,6 +94,7 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
     if quarantined:
         lines.append(f"{quarantined:,} records could not be read: {out / 'stages' / 'quarantine.jsonl'}")
     lines.append(f"dropped texts: {out / 'stages'}/*/dropped    dataset: {out}    {seconds:.1f} s")
+    lines.append(f"what was done, with examples: {out / 'report.html'}    dataset card: {out / 'README.md'}")
     return "\n".join(lines)
 
 

@@ -1,0 +1,125 @@
+"""Which settings stand behind every reason for which documents are dropped, with their values and what they mean."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from data_pipeline import config as config_module
+from data_pipeline.dedup.split import LEAK
+
+_PROSE, _CODE = "filters.prose.", "filters.code."
+
+# Stage, reason, and the settings by their dotted names; a reason that no setting governs has none.
+SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "collect": {"too_large": ("collection.max_record_bytes",)},
+    "clean": {"missing_formulas": ("cleaning.max_wiki_holes",), "empty": ()},
+    "filter": {
+        "too_few_words": (_PROSE + "min_words",),
+        "too_many_words": (_PROSE + "max_words",),
+        "long_word": (_PROSE + "max_word_characters",),
+        "mean_word_length": (_PROSE + "min_mean_word_length", _PROSE + "max_mean_word_length"),
+        "hashes": (_PROSE + "max_symbol_ratio",),
+        "ellipses": (_PROSE + "max_symbol_ratio",),
+        "bullet_lines": (_PROSE + "max_bullet_lines",),
+        "ellipsis_lines": (_PROSE + "max_ellipsis_lines",),
+        "few_letters": (_PROSE + "min_alphabetic_words", _CODE + "min_alphanumeric"),
+        "stop_words": (_PROSE + "min_stop_words", _PROSE + "stop_words"),
+        "lorem_ipsum": (),
+        "few_sentences": (_PROSE + "min_sentences",),
+        "unpunctuated_lines": (_PROSE + "min_punctuated_lines",),
+        "short_lines": (_PROSE + "max_short_lines",),
+        "newlines": (_PROSE + "max_newlines_per_word",),
+        "repeated_characters": (_PROSE + "max_repeated_characters",),
+        "duplicate_paragraphs": (_PROSE + "max_duplicate_lines",),
+        "duplicate_paragraph_characters": (_PROSE + "max_duplicate_line_characters",),
+        "duplicate_lines": (_PROSE + "max_duplicate_lines",),
+        "duplicate_line_characters": (_PROSE + "max_duplicate_line_characters",),
+        **{f"top_{n}gram": (_PROSE + "max_top_ngram", _PROSE + "min_words_for_repetition") for n in range(2, 5)},
+        **{
+            f"duplicate_{n}grams": (_PROSE + "max_duplicate_ngrams", _PROSE + "min_words_for_repetition")
+            for n in range(5, 11)
+        },
+        "too_small": (_CODE + "min_bytes",),
+        "too_large": (_CODE + "max_bytes",),
+        "long_line": (_CODE + "max_line_characters",),
+        "mean_line_length": (_CODE + "max_mean_line_characters",),
+        "generated": (_CODE + "drop_generated",),
+        "syntax_error": (_CODE + "must_parse",),
+    },
+    "deduplicate": {
+        "exact_duplicate": (),
+        "near_duplicate": tuple(f"deduplication.{name}" for name in ("threshold", "shingle_words", "bands", "rows")),
+    },
+    "split": {LEAK: ("split.leak_threshold",)},
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A field of the config: its dotted name, the value in force, and its line of documentation."""
+
+    name: str
+    value: Any
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A reason for dropping documents, how many it dropped, and the settings behind it."""
+
+    reason: str
+    dropped: int
+    settings: list[Setting]
+
+
+def settings_of(config: dict[str, Any]) -> dict[str, Setting]:
+    """Every field of a resolved config but its sources, by dotted name."""
+    meanings = _meanings()
+    values = {name: value for name, value in flatten(config).items() if name != "sources"}
+    return {name: Setting(name, value, meanings.get(name, "")) for name, value in values.items()}
+
+
+def rules_of(stage: dict[str, Any], settings: dict[str, Setting]) -> list[Rule]:
+    """The rules of a stage, known ones first, then those that only its counts name."""
+    known = SETTINGS.get(stage["name"], {})
+    reasons = [*known, *(reason for reason in stage["dropped"] if reason not in known)]
+    return [
+        Rule(
+            reason,
+            stage["dropped"].get(reason, 0),
+            [settings[name] for name in known.get(reason, ()) if name in settings],
+        )
+        for reason in reasons
+    ]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"split": {"seed": 0}} as {"split.seed": 0}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _meanings() -> dict[str, str]:
+    """The documentation below every field of the config's dataclasses, by dotted name."""
+    tree = ast.parse(inspect.getsource(config_module))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+    def walk(name: str, prefix: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        body = classes[name].body
+        for node, following in zip(body, body[1:], strict=False):
+            if not isinstance(node, ast.AnnAssign):
+                continue
+            kind, path = ast.unparse(node.annotation), prefix + ast.unparse(node.target)
+            if kind in classes:
+                found |= walk(kind, f"{path}.")
+            elif isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                found[path] = str(following.value.value)
+        return found
+
+    return walk("DataConfig", "")
