@@ -1,4 +1,4 @@
-"""How a vocabulary serves the text: words and byte pieces behind the tokens of every source, and how pieces are used."""
+"""How a vocabulary serves the text of every source: tokens a word, characters spelt in bytes, and use of the pieces."""
 
 from __future__ import annotations
 

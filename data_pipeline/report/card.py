@@ -13,14 +13,11 @@ _LICENCES = {
     "apache software license": "apache-2.0",
     "apache license 2.0": "apache-2.0",
     "bsd license": "bsd",
-    "psf-2.0": "psfl",
-    "python software foundation license": "psfl",
-    "0bsd": "0bsd",
 }
 _KNOWN = frozenset(
     "apache-2.0 mit bsd bsd-2-clause bsd-3-clause cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 "
     "cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 odc-by odbl gpl-2.0 gpl-3.0 lgpl-2.1 lgpl-3.0 agpl-3.0 "
-    "mpl-2.0 isc zlib unlicense gfdl bsl-1.0 psfl".split()
+    "mpl-2.0 isc zlib unlicense gfdl bsl-1.0".split()
 )
 _SIZES = ((3, "1K"), (4, "10K"), (5, "100K"), (6, "1M"), (7, "10M"), (8, "100M"), (9, "1B"), (10, "10B"))
 
@@ -77,4 +74,5 @@ def markdown(value: Any) -> str:
     """Text that stands in a Markdown table as it is: one line, and neither markup nor HTML."""
     text = " ".join(str(value).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]|#~])", r"\\\1", text)
+    # An underscore inside a word marks nothing, and names are full of them.
+    return re.sub(r"([\\`*{}\[\]|#~]|(?<!\w)_|_(?!\w))", r"\\\1", text)

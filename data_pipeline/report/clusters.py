@@ -121,20 +121,28 @@ def compare(kept: str, removed: str) -> tuple[list[Segment], list[Segment]]:
     matcher = SequenceMatcher(None, [word.strip() for word in left], [word.strip() for word in right], autojunk=False)
     segments: tuple[list[Segment], list[Segment]] = ([], [])
     for kind, left_start, left_end, right_start, right_end in matcher.get_opcodes():
-        for side, words in ((0, left[left_start:left_end]), (1, right[right_start:right_end])):
-            if kind != "equal":
-                segments[side].append(Segment("differs", "".join(words)))
-            elif len(words) <= 3 * _AROUND:
-                segments[side].append(Segment("same", "".join(words)))
-            else:
-                gap = f"… {len(words) - 2 * _AROUND:,} equal words …"
-                segments[side].append(Segment("same", "".join(words[:_AROUND])))
-                segments[side].append(Segment("gap", gap))
-                segments[side].append(Segment("same", "".join(words[-_AROUND:])))
+        segments[0].extend(_segments(kind, left[left_start:left_end]))
+        segments[1].extend(_segments(kind, right[right_start:right_end]))
     for side, text in enumerate((kept, removed)):
         if len(text.split()) > _MOST_WORDS:
             segments[side].append(Segment("gap", f"… beyond {_MOST_WORDS:,} words nothing is compared"))
     return segments
+
+
+def _segments(kind: str, words: list[str]) -> list[Segment]:
+    """A run of words of one text that is equal in both, or not."""
+    text = "".join(words)
+    if kind != "equal":
+        parts = re.split(r"(\s*\n\s*|\s+\Z)", text)  # what is marked ends with its line
+        return [Segment("differs" if part.strip() else "same", part) for part in parts if part]
+    if len(words) <= 3 * _AROUND:
+        return [Segment("same", text)]
+    first, last = "".join(words[:_AROUND]), "".join(words[-_AROUND:])
+    return [
+        Segment("same", first),
+        Segment("gap", f"… {len(words) - 2 * _AROUND:,} equal words …"),
+        Segment("same", last),
+    ]
 
 
 def _words(text: str) -> list[str]:

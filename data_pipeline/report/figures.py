@@ -34,22 +34,25 @@ def funnel(stages: Sequence[dict[str, Any]]) -> bytes:
 
 
 def lengths(edges: np.ndarray, kept: np.ndarray, dropped: np.ndarray) -> bytes:
-    """Histogram of document lengths in bytes, on a logarithmic scale.
+    """Histograms of document lengths in bytes, on a logarithmic scale, each in per cent of its own documents.
 
     Args:
         edges: of the bins, (bins + 1,), in bytes.
         kept: documents in each bin, (bins,).
         dropped: likewise; all zero where nothing was dropped.
     """
-    figure, axes = _figure("length of a document (bytes)", "documents")
-    axes.stairs(kept, edges, fill=True, color=LIGHT, label="kept")
-    if dropped.any():
-        axes.stairs(dropped, edges, color=RED, linewidth=1.4, label="dropped")
-        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    figure, axes = _figure("length of a document (bytes)", "documents (%)")
+    for name, counts, color in (("kept", kept, LIGHT), ("dropped", dropped, RED)):
+        total = max(1, int(counts.sum()))
+        axes.stairs(
+            100 * counts / total, edges, color=color, fill=name == "kept", linewidth=1.5,
+            label=f"{name}: {counts.sum():,}",
+        )  # fmt: skip
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     used = np.flatnonzero(kept + dropped)
     axes.set_xscale("log")
-    axes.set_xlim(edges[used[0]] / 1.2, edges[used[-1] + 1] * 1.2)
-    axes.yaxis.set_major_formatter(_engineering())
+    if len(used):
+        axes.set_xlim(edges[used[0]] / 1.2, edges[used[-1] + 1] * 1.2)
     axes.xaxis.set_major_formatter(_engineering())
     return _png(figure)
 
@@ -82,6 +85,8 @@ def tokens_by_source(sources: Sequence[dict[str, Any]]) -> bytes:
 
 def cluster_sizes(sizes: dict[int, int]) -> bytes:
     """How many clusters of duplicates have how many documents; sizes from 9 on are put together by doubling."""
+    from matplotlib.ticker import MaxNLocator
+
     largest = max(sizes)
     starts = [size for size in (*range(2, 9), *(2**n + 1 for n in range(3, 64))) if size <= largest]
     counts = np.zeros(len(starts), np.int64)
@@ -92,7 +97,11 @@ def cluster_sizes(sizes: dict[int, int]) -> bytes:
     bars = axes.bar(range(len(starts)), counts, color=BLUE, width=0.7)
     axes.bar_label(bars, [f"{count:,}" if count else "" for count in counts.tolist()], padding=2, fontsize=8)
     axes.set_xticks(range(len(starts)), labels, rotation=0 if len(starts) < 8 else 45)
-    axes.set_yscale("symlog", linthresh=10)
+    axes.set_xlim(-0.6, max(len(starts), 6) - 0.4)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if counts.max() > 100:
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=0.7)
     axes.margins(y=0.15)
     return _png(figure)
 
@@ -141,5 +150,5 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # the bundled font lacks some scripts: names are boxes then
-        figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})  # equal input, equal bytes
+        figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})  # equal input, equal bytes
     return buffer.getvalue()

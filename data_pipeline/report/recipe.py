@@ -26,16 +26,12 @@ def config_file(manifest: dict[str, Any]) -> str | None:
     used: set[type] = {DataConfig}
     sources = [_call(kind, source, used) for kind, source in zip(kinds, values["sources"], strict=True)]
     rest = {name: value for name, value in values.items() if name != "sources"}
-    arguments = [
-        f"sources={_brackets('(', [f'{source},' for source in sources], ')')}",
-        *_arguments(DataConfig, rest, used),
-    ]
+    arguments = [f"sources={_brackets('(', sources, ')')}", *_arguments(DataConfig, rest, used)]
     lines = []
     for module in (config_module, source_module):
         names = sorted(kind.__name__ for kind in used if kind.__module__ == module.__name__)
         lines.append(f"from {module.__name__} import {', '.join(names)}")
-    call = _brackets("DataConfig(", [f"{argument}," for argument in arguments], ")")
-    return "\n".join([*lines, "", f"config = {call}", ""])
+    return "\n".join([*lines, "", f"config = {_brackets('DataConfig(', arguments, ')')}", ""])
 
 
 def _call(kind: Any, values: dict[str, Any], used: set[type]) -> str:
@@ -45,7 +41,7 @@ def _call(kind: Any, values: dict[str, Any], used: set[type]) -> str:
     line = f"{kind.__name__}({', '.join(arguments)})"
     if len(line) <= _WIDTH and "\n" not in line:
         return line
-    return _brackets(f"{kind.__name__}(", [f"{argument}," for argument in arguments], ")")
+    return _brackets(f"{kind.__name__}(", arguments, ")")
 
 
 def _arguments(kind: Any, values: dict[str, Any], used: set[type]) -> list[str]:
@@ -70,6 +66,6 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _brackets(opening: str, lines: list[str], closing: str) -> str:
-    indented = "\n".join(lines).replace("\n", f"\n{_INDENT}")
+def _brackets(opening: str, arguments: list[str], closing: str) -> str:
+    indented = "\n".join(f"{argument}," for argument in arguments).replace("\n", f"\n{_INDENT}")
     return f"{opening}\n{_INDENT}{indented}\n{closing}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import inspect
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from data_pipeline import config as config_module
 from data_pipeline.dedup.split import LEAK
+from data_pipeline.quality.prose_signals import DUPLICATE_NGRAMS, TOP_NGRAMS
 
 _PROSE, _CODE = "filters.prose.", "filters.code."
 
@@ -37,10 +39,13 @@ SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "duplicate_paragraph_characters": (_PROSE + "max_duplicate_line_characters",),
         "duplicate_lines": (_PROSE + "max_duplicate_lines",),
         "duplicate_line_characters": (_PROSE + "max_duplicate_line_characters",),
-        **{f"top_{n}gram": (_PROSE + "max_top_ngram", _PROSE + "min_words_for_repetition") for n in range(2, 5)},
         **{
-            f"duplicate_{n}grams": (_PROSE + "max_duplicate_ngrams", _PROSE + "min_words_for_repetition")
-            for n in range(5, 11)
+            f"top_{n}gram": (f"{_PROSE}max_top_ngram[{place}]", _PROSE + "min_words_for_repetition")
+            for place, n in enumerate(TOP_NGRAMS)
+        },
+        **{
+            f"duplicate_{n}grams": (f"{_PROSE}max_duplicate_ngrams[{place}]", _PROSE + "min_words_for_repetition")
+            for place, n in enumerate(DUPLICATE_NGRAMS)
         },
         "too_small": (_CODE + "min_bytes",),
         "too_large": (_CODE + "max_bytes",),
@@ -76,10 +81,14 @@ class Rule:
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, Setting]:
-    """Every field of a resolved config but its sources, by dotted name."""
-    meanings = _meanings()
-    values = {name: value for name, value in flatten(config).items() if name != "sources"}
-    return {name: Setting(name, value, meanings.get(name, "")) for name, value in values.items()}
+    """Every field of a resolved config but its sources, by dotted name, and each item of a list of numbers."""
+    meanings, found = _meanings(), {}
+    for name, value in flatten(config).items():
+        items = value if isinstance(value, list) and all(isinstance(item, float) for item in value) else []
+        for key, each in ((name, value), *((f"{name}[{place}]", item) for place, item in enumerate(items))):
+            found[key] = Setting(key, each, meanings.get(name, ""))
+    del found["sources"]
+    return found
 
 
 def rules_of(stage: dict[str, Any], settings: dict[str, Setting]) -> list[Rule]:
@@ -112,7 +121,7 @@ def _meanings() -> dict[str, str]:
     def walk(name: str, prefix: str) -> dict[str, str]:
         found: dict[str, str] = {}
         body = classes[name].body
-        for node, following in zip(body, body[1:], strict=False):
+        for node, following in pairwise(body):
             if not isinstance(node, ast.AnnAssign):
                 continue
             kind, path = ast.unparse(node.annotation), prefix + ast.unparse(node.target)

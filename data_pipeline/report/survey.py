@@ -145,7 +145,7 @@ def histogram(sizes: np.ndarray) -> np.ndarray:
 
 
 def masked(text: str) -> str:
-    """A text without personal data and secrets: reports are passed on, and what was dropped may not have been masked."""
+    """A text without personal data and secrets: a report is passed on, and what was dropped may still hold them."""
     counts: Counter[str] = Counter()
     return mask_secrets(mask_personal(text, counts), counts)
 
@@ -153,7 +153,7 @@ def masked(text: str) -> str:
 def excerpt(text: str) -> str:
     """The beginning of a text, masked before it is cut."""
     shown = masked(text)
-    return shown if len(shown) <= EXAMPLE_CHARACTERS else shown[:EXAMPLE_CHARACTERS] + " …"
+    return shown if len(shown) <= EXAMPLE_CHARACTERS else shown[:EXAMPLE_CHARACTERS].rstrip() + " …"
 
 
 def _over(executor: Executor | None, function: Callable[[Path], Part], paths: list[Path]) -> Iterable[Part]:
