@@ -10,6 +10,7 @@ from pathlib import Path
 import tyro
 
 from common.cli import run_command
+from common.errors import UserError
 from common.files import only_process_in
 from data_pipeline.report import render
 
@@ -30,8 +31,11 @@ def main(argv: Sequence[str]) -> None:
     """
     out = tyro.cli(Command, args=argv, prog="python -m data_pipeline.report").directory
     stages = out / "stages"
-    with only_process_in(stages) if stages.is_dir() else nullcontext():
-        names = render.write(out)
+    try:
+        with only_process_in(stages) if stages.is_dir() else nullcontext():
+            names = render.write(out)
+    except OSError as error:
+        raise UserError(f"cannot draw the report of {out}: {error}; curate it again, or make it writable") from error
     print(f"{out}: {', '.join(names)}")
 
 

@@ -76,9 +76,10 @@ def find_clusters(stages: Path) -> Duplicates:
     documents = find_documents(stages, {row[side] for row in rows for side in ("kept", "removed")})
     found = []
     for number, row in zip(chosen, rows, strict=True):
-        kept_row, removed_row = documents[row["kept"]], documents[row["removed"]]
-        segments = compare(masked(kept_row["text"]), masked(removed_row["text"]))
-        found.append(Pair(**row, size=int(sizes[owner[number]]), reason=removed_row["reason"], segments=segments))
+        left, right = documents.get(row["kept"]), documents.get(row["removed"])
+        if left and right:  # texts of stages may have been deleted to save space
+            segments = compare(masked(left["text"]), masked(right["text"]))
+            found.append(Pair(**row, size=int(sizes[owner[number]]), reason=right["reason"], segments=segments))
     values, counts = np.unique(sizes, return_counts=True)
     return Duplicates(dict(zip(values.tolist(), counts.tolist(), strict=True)), found)
 

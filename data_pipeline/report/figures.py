@@ -20,7 +20,7 @@ _LONGEST_LABEL = 22
 
 def funnel(stages: Sequence[dict[str, Any]]) -> bytes:
     """How much of the documents and of the bytes that were collected is left after each stage, in per cent."""
-    figure, axes = _figure("left of what was collected (%)", "", height=0.9 + 0.55 * len(stages))
+    figure, axes = _figure("left of what could be read (%)", "", height=0.9 + 0.55 * len(stages))
     places = np.arange(len(stages))
     for offset, unit, color in ((-0.2, "documents", BLUE), (0.2, "bytes", LIGHT)):
         start = stages[0][f"{unit}_out"] or 1

@@ -106,13 +106,21 @@ def _environment(escape: bool) -> jinja2.Environment:
         "number": lambda value: f"{value:,}" if value is not None else "–",
         "fixed": lambda value, digits=2: f"{value:,.{digits}f}" if value is not None else "–",
         "percent": lambda value, digits=1: f"{100 * value:.{digits}f} %" if value is not None else "–",
-        "size": lambda value: f"{value / 1e6:,.2f} MB",
+        "scaled": scaled,
         "visible": visible,
         "markdown": card.markdown,
         "json": lambda value: json.dumps(value, ensure_ascii=False),
     }
     environment.filters |= filters
     return environment
+
+
+def scaled(value: int) -> str:
+    """A number in thousands, millions or billions, with the prefix of the unit that follows: "10.14 M"."""
+    for size, prefix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= size:
+            return f"{value / size:,.2f} {prefix}"
+    return f"{value} "
 
 
 def visible(piece: str) -> str:
