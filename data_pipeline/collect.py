@@ -97,6 +97,8 @@ def collect_part(task: str, directory: Path, part: Part) -> Counts:
             write_row(file, record)
             counts.documents_out += 1
             size += record.byte_count
+            counts.bytes_out += record.byte_count
+    counts.bytes_in = counts.bytes_out  # how much text an unreadable record held is not known
     return counts
 
 

@@ -68,6 +68,8 @@ class Counts:
     documents_out: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     details: dict[str, Any] = field(default_factory=dict)  # small numbers of the stage's own, ready for JSON
+    bytes_in: int = 0  # of text in UTF-8, counted by the stages that drop documents
+    bytes_out: int = 0
 
 
 def read_documents(path: Path) -> Iterator[Document]:
@@ -114,9 +116,11 @@ def map_documents(
     with atomic_write(kept_path) as kept, atomic_write(dropped_path) as dropped:
         for document in read_documents(source):
             counts.documents_in += 1
+            counts.bytes_in += document.byte_count
             reason = decide(document)
             if reason is None:
                 counts.documents_out += 1
+                counts.bytes_out += document.byte_count
                 write_row(kept, document)
             else:
                 counts.dropped[reason] += 1

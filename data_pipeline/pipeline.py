@@ -16,6 +16,7 @@ from data_pipeline import cleaning, collect, encoding, manifest, tokenizer_train
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig
 from data_pipeline.dedup import duplicates, sketches, split
 from data_pipeline.quality import character_model, filters, language, signals
+from data_pipeline.report import render
 from data_pipeline.stages import StageResult, StageRunner, input_tasks, process_pool
 from data_pipeline.tokenizer import Tokenizer
 
@@ -43,6 +44,7 @@ def curate(config: DataConfig, out: Path, workers: int) -> dict[str, Any]:
         tokenizer = _train_tokenizer(runner, config, assigned, sizes)
         packed = _encode(runner, config, assigned, tokenizer)
         result = manifest.publish(config, out, runner.results, sizes, tokenizer, packed)
+        render.bring_up_to_date(out, executor)
     print(manifest.summary(result, out, time.perf_counter() - started), flush=True)
     return result
 

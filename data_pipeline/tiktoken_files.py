@@ -46,6 +46,7 @@ class TiktokenModel:
             special_tokens=self.special_ids,
         )
         self.eos_id = self.special_ids[END_OF_TEXT]
+        self._special = frozenset(self.special_ids.values())
 
     @cached_property
     def vocab_size(self) -> int:
@@ -59,11 +60,24 @@ class TiktokenModel:
         return [self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        special = set(self.special_ids.values())
-        return self._encoding.decode([number for number in ids if number not in special])
+        return self._encoding.decode([number for number in ids if number not in self._special])
 
     def piece(self, token_id: int) -> str:
-        return self._encoding.decode_single_token_bytes(token_id).decode("utf-8", "backslashreplace")
+        return self._bytes(token_id).decode("utf-8", "backslashreplace")
+
+    def is_byte(self, token_id: int) -> bool:
+        content = self._bytes(token_id)
+        return len(content) == 1 and content[0] >= 0x80  # an ASCII character is a piece like any other
+
+    def is_learned(self, token_id: int) -> bool:
+        return len(self._bytes(token_id)) > 1 and token_id not in self._special
+
+    def _bytes(self, token_id: int) -> bytes:
+        """Nothing for an id that stands for no token."""
+        try:
+            return self._encoding.decode_single_token_bytes(token_id)
+        except KeyError:
+            return b""
 
 
 def parse_ranks(content: bytes) -> dict[bytes, int]:

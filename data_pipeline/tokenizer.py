@@ -34,6 +34,10 @@ class _Model(Protocol):
 
     def piece(self, token_id: int) -> str: ...
 
+    def is_byte(self, token_id: int) -> bool: ...
+
+    def is_learned(self, token_id: int) -> bool: ...
+
 
 class _SentencePieceModel:
     kind = "sentencepiece"
@@ -60,6 +64,13 @@ class _SentencePieceModel:
 
     def piece(self, token_id: int) -> str:
         return str(self._model.id_to_piece(token_id))
+
+    def is_byte(self, token_id: int) -> bool:
+        return bool(self._model.is_byte(token_id))
+
+    def is_learned(self, token_id: int) -> bool:
+        model = self._model
+        return not (model.is_byte(token_id) or model.is_control(token_id) or model.is_unknown(token_id))
 
 
 class Tokenizer:
@@ -119,6 +130,14 @@ class Tokenizer:
 
     def piece(self, token_id: int) -> str:
         return self._model.piece(token_id)
+
+    def is_byte(self, token_id: int) -> bool:
+        """Whether the piece is one byte, with which rare characters are spelt."""
+        return self._model.is_byte(token_id)
+
+    def is_learned(self, token_id: int) -> bool:
+        """Whether the piece was learned from text; bytes, the unknown piece and special tokens were not."""
+        return self._model.is_learned(token_id)
 
 
 def _encodable(text: str) -> str:

@@ -70,11 +70,11 @@ def small_config(*patterns: Path, **changes: object) -> DataConfig:
 
 
 def files_of(directory: Path) -> dict[str, bytes]:
-    """Every file of a finished dataset but the manifest, by name."""
+    """Every file of a finished dataset but the manifest and the report, by name."""
     return {
         path.name: path.read_bytes()
         for path in sorted(directory.iterdir())
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name != "manifest.json" and path.suffix not in {".html", ".md", ".png"}
     }
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data_helpers import prose
+from test_data_helpers import prose, small_config, write_jsonl
 
 from common.errors import UserError
 from common.files import atomic_write
 from data_pipeline.config import SPECIAL_TOKENS, TokenizerConfig
 from data_pipeline.documents import Document, write_row
+from data_pipeline.pipeline import curate
+from data_pipeline.shards import Dataset
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer_training import CHUNK_BYTES, TrainArgument, chunks, train_tokenizer
 
@@ -169,6 +171,25 @@ def test_any_text_comes_back_from_bytes(ranks: Tokenizer, text: str) -> None:
     ids = ranks.encode(text)
     assert ranks.decode(ids) == text.encode("utf-8", "replace").decode()
     assert not set(ids) & set(ranks.special_ids.values())
+
+
+def test_what_an_encoding_learned(ranks: Tokenizer, tokenizer: Tokenizer) -> None:
+    assert [number for number in range(ranks.vocab_size) if ranks.is_learned(number)] == list(range(256, 261))
+    assert [number for number in range(ranks.vocab_size) if ranks.is_byte(number)] == list(range(128, 256))
+    assert ranks.piece(258) == " the" and ranks.piece(ranks.eos_id) == "<|endoftext|>"
+    assert sum(map(tokenizer.is_byte, range(600))) == 256 and not tokenizer.is_learned(tokenizer.eos_id)
+
+
+def test_a_dataset_with_an_encoding_of_tiktoken(tmp_path: Path) -> None:
+    encoding = str(write_ranks(tmp_path / "small.tiktoken"))
+    pattern = write_jsonl(tmp_path / "a.jsonl", [prose(seed) for seed in range(30)])
+    config = small_config(pattern, tokenizer=TokenizerConfig(kind="tiktoken", encoding=encoding))
+    manifest = curate(config, tmp_path / "data" / "set", workers=1)
+    assert manifest["tokenizer"]["kind"] == "tiktoken" and manifest["vocab_size"] == 262 + len(SPECIAL_TOKENS)
+    dataset = Dataset(tmp_path / "data" / "set")
+    stream = dataset.split("val")
+    text = Tokenizer(dataset.tokenizer_path).decode(stream.read(0, len(stream)).tolist())
+    assert any(prose(seed) in text for seed in range(30))
 
 
 def test_text_cannot_forge_special_tokens_of_tiktoken(ranks: Tokenizer) -> None:
