@@ -13,6 +13,7 @@ from data_pipeline.dedup.split import LEAK
 from data_pipeline.quality.prose_signals import DUPLICATE_NGRAMS, TOP_NGRAMS
 
 _PROSE, _CODE = "filters.prose.", "filters.code."
+_STOP_WORDS = "measures.stop_words"  # one field, with a list for each language
 
 # Stage, reason, and the settings by their dotted names; a reason that no setting governs has none.
 SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -28,7 +29,7 @@ SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "bullet_lines": (_PROSE + "max_bullet_lines",),
         "ellipsis_lines": (_PROSE + "max_ellipsis_lines",),
         "few_letters": (_PROSE + "min_alphabetic_words", _CODE + "min_alphanumeric"),
-        "stop_words": (_PROSE + "min_stop_words", "measures.stop_words"),
+        "stop_words": (_PROSE + "min_stop_words", _STOP_WORDS),
         "lorem_ipsum": (),
         "few_sentences": (_PROSE + "min_sentences",),
         "unpunctuated_lines": (_PROSE + "min_punctuated_lines",),
@@ -100,6 +101,9 @@ def settings_of(config: dict[str, Any]) -> dict[str, Setting]:
         for key, each in ((name, value), *((f"{name}[{place}]", item) for place, item in enumerate(items))):
             found[key] = Setting(key, each, meanings.get(name, ""))
     del found["sources"]
+    by_language = {name: found.pop(name).value for name in list(found) if name.startswith(f"{_STOP_WORDS}.")}
+    words = {name.rpartition(".")[2]: value for name, value in by_language.items()}
+    found[_STOP_WORDS] = Setting(_STOP_WORDS, words, meanings.get(_STOP_WORDS, ""))
     return found
 
 
