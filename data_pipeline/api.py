@@ -5,7 +5,7 @@
     pipeline = DatasetPipeline([
         PackagedWikipedia(),
         PythonCode(),
-        QualityFilter(min_length=200),
+        QualityFilter(min_length=200, max_length=100_000),
         Deduplicate(threshold=0.8),
         Tokenize(vocab_size=32_000),
     ])

@@ -155,8 +155,12 @@ class CodeFilters:
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """Quality filters by kind of text."""
+    """Quality filters, most of them by kind of text."""
 
+    min_length: int = 0
+    """A shorter document of any kind is dropped, in characters."""
+    max_length: int | None = None
+    """A longer one too, in characters."""
     prose: ProseFilters = field(default_factory=ProseFilters)
     """Rules for natural language, encyclopedia text included."""
     code: CodeFilters = field(default_factory=CodeFilters)

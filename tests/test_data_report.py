@@ -366,7 +366,9 @@ def test_every_filter_names_its_settings() -> None:
             return np.zeros(1)
 
     config = DataConfig()
-    rules = [filters.prose_rules(Anything(), config.filters.prose), filters.code_rules(Anything(), config.filters.code)]
+    prose, code = config.filters.prose, config.filters.code
+    rules = [filters.length_rules(Anything(), config.filters), filters.code_rules(Anything(), code)]
+    rules += [filters.prose_rules(Anything(), prose), filters.content_rules(Anything(), prose)]
     assert {reason for rule in rules for reason in rule} <= set(SETTINGS["filter"])
     settings = settings_of(to_dict(config))
     for reasons in SETTINGS.values():

@@ -20,6 +20,8 @@ SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "collect": {"too_large": ("collection.max_record_bytes",)},
     "clean": {"missing_formulas": ("cleaning.max_wiki_holes",), "empty": ()},
     "filter": {
+        "too_short": ("filters.min_length",),
+        "too_long": ("filters.max_length",),
         "too_few_words": (_PROSE + "min_words",),
         "too_many_words": (_PROSE + "max_words",),
         "long_word": (_PROSE + "max_word_characters",),
