@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,28 +16,35 @@ from common.files import only_process_in
 from data_pipeline import cleaning, collect, encoding, manifest, tokenizer_training
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig
 from data_pipeline.dedup import duplicates, sketches, split
+from data_pipeline.executors import Run, check_executor, open_executor
 from data_pipeline.quality import filters, signals
-from data_pipeline.stages import StageResult, StageRunner, input_tasks, process_pool
+from data_pipeline.stages import StageResult, StageRunner, input_tasks
 from data_pipeline.tokenizer import Tokenizer
 
 STAGE_COUNT = 13
 
 
-def curate(config: DataConfig, out: Path, workers: int) -> dict[str, Any]:
+def curate(config: DataConfig, out: Path, workers: int, executor: str = "processes") -> dict[str, Any]:
     """Bring the dataset in `out` up to date with `config` and return its manifest.
 
-    The result does not depend on `workers`. While anything is being recomputed `out` has no manifest, so no reader can
+    The result does not depend on `workers` and `executor` (see `open_executor`). While anything is being recomputed `out` has no manifest, so no reader can
     take an old index for a new shard.
 
     Raises:
-        UserError: a source cannot be read, two sources share a name, or too little text is left.
+        UserError: a source cannot be read, two sources share a name, too little text is left, or the executor cannot
+            be used.
     """
     check(config)
+    check_executor(executor)
     started = time.perf_counter()
-    with only_process_in(out / "stages"), process_pool(workers) as executor:
+    stages = out / "stages"
+    with ExitStack() as stack:
+        stack.enter_context(only_process_in(stages))
+        run = Run.begin(stages / "run")
         parts = collect.plan(config.sources, config.collection, out.parent / "downloads")
+        chosen = stack.enter_context(open_executor(executor, workers, run, collect.local_files(parts)))
         runner = StageRunner(
-            out / "stages", executor, STAGE_COUNT, on_work=lambda: (out / "manifest.json").unlink(missing_ok=True)
+            stages, chosen, run, STAGE_COUNT, on_work=lambda: (out / "manifest.json").unlink(missing_ok=True)
         )
         filtered = _curate_text(runner, config, parts)
         assigned, sizes = _deduplicate_and_split(runner, config, filtered)

@@ -21,10 +21,11 @@ from common.files import read_json, sha256_of
 from data_pipeline.config import DataConfig, FilterConfig, ProseFilters, SplitConfig
 from data_pipeline.dedup import minhash
 from data_pipeline.documents import Counts
+from data_pipeline.executors import Run, open_executor
 from data_pipeline.pipeline import curate
 from data_pipeline.shards import Dataset
 from data_pipeline.sources.config import TextFiles
-from data_pipeline.stages import StageRunner, code_of, process_pool
+from data_pipeline.stages import StageRunner, code_of
 from data_pipeline.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -326,14 +327,15 @@ def die(task: str, directory: Path, argument: object) -> Counts:
 
 
 def test_a_worker_that_dies_is_explained(tmp_path: Path) -> None:
-    with process_pool(2) as executor:
-        runner = StageRunner(tmp_path, executor, total=1, on_work=lambda: None)
+    run = Run.begin(tmp_path / "run")
+    with open_executor("processes", 2, run) as executor:
+        runner = StageRunner(tmp_path, executor, run, total=1, on_work=lambda: None)
         with pytest.raises(UserError, match="fewer --workers"):
             runner.run("doomed", die, {"00000": None, "00001": None}, settings=[])
 
 
 def test_a_task_that_loses_documents_is_caught(tmp_path: Path) -> None:
-    runner = StageRunner(tmp_path, None, total=1, on_work=lambda: None)
+    runner = StageRunner(tmp_path, None, Run.begin(tmp_path / "run"), total=1, on_work=lambda: None)
     with pytest.raises(AssertionError, match="2 documents are unaccounted for"):
         runner.run("leaky", lambda *_: Counts(5, 3), {"00000": None}, settings=[])
 
