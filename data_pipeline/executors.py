@@ -183,7 +183,13 @@ def _own_cluster(workers: int) -> Iterator[Executor]:
         )
         stack.enter_context(cluster)
         client = stack.enter_context(Client(cluster, set_as_default=False))
+        client.run(_ignore_interrupts)
         yield client.get_executor(pure=False, retries=_RETRIES)
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal; here the main one ends the others, which need not say so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

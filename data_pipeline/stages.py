@@ -98,8 +98,7 @@ class StageRunner:
             self.worked = True
             self.on_work()
         if missing:
-            label = f"[{number + 1:>2}/{self.total}] {name}"
-            with stage_progress(label, len(arguments), len(markers)) as advance:
+            with stage_progress(name, len(arguments), len(markers)) as advance:
                 for task, marker in self._outcomes(name, function, directory, missing):
                     markers[task] = marker
                     advance(marker["documents_out"])
