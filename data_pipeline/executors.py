@@ -205,7 +205,9 @@ def _cluster(address: str, run: Run, inputs: tuple[str, ...]) -> Iterator[Execut
         try:
             client.wait_for_workers(1, timeout=_PATIENCE)
         except asyncio.TimeoutError as error:
-            raise UserError(f"the Dask scheduler at {address} has no workers; start some: dask worker {address}") from error
+            raise UserError(
+                f"the Dask scheduler at {address} has no workers; start some with: dask worker {address}"
+            ) from error
         try:
             client.run(run.check, inputs)
         except ImportError as error:

@@ -27,8 +27,8 @@ STAGE_COUNT = 13
 def curate(config: DataConfig, out: Path, workers: int, executor: str = "processes") -> dict[str, Any]:
     """Bring the dataset in `out` up to date with `config` and return its manifest.
 
-    The result does not depend on `workers` and `executor` (see `open_executor`). While anything is being recomputed `out` has no manifest, so no reader can
-    take an old index for a new shard.
+    The result does not depend on `workers` or `executor` (see `open_executor`). While anything is being recomputed
+    `out` has no manifest, so no reader can take an old index for a new shard.
 
     Raises:
         UserError: a source cannot be read, two sources share a name, too little text is left, or the executor cannot
@@ -160,10 +160,14 @@ def _deduplicate_and_split(
         [sketched, found],
     )
     sides = drawn.directory / "all.sides.npy"
+    held_out, index = drawn.directory / "all.held_out.npy", drawn.directory / "all.index"
     compared = runner.run(
         "compare",
         split.compare_shard,
-        {task: split.CompareArgument(tables, number, sides, config.split) for number, task in enumerate(shards)},
+        {
+            task: split.CompareArgument(table, starts[task], sides, held_out, index, config.split)
+            for task, table in zip(shards, tables, strict=True)
+        },
         to_dict(config.split),
         [sketched, drawn],
     )

@@ -237,7 +237,8 @@ def _collect(name: str, directory: Path, markers: dict[str, dict[str, Any]]) -> 
         total.documents_in += counts.documents_in
         total.documents_out += counts.documents_out
         total.dropped += counts.dropped
-        made = {name: file["sha256"] for name, file in sorted(marker["files"].items()) if "/" not in name}
+        hashes = {name: file["sha256"] for name, file in sorted(marker["files"].items())}
+        made = {name: value for name, value in hashes.items() if not name.startswith("dropped/")}
         files += made
         seconds += marker["seconds"]
         content.append([task, made, counts.details])
