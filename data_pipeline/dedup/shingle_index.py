@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,30 +23,27 @@ from data_pipeline.dedup.minhash import overlaps
 class ShingleIndex:
     """Sets of shingle hashes, and for every shingle the sets that hold it."""
 
-    elements: np.ndarray  # (shingles,) uint64, of all sets one after another, sorted in each
+    elements: np.ndarray  # (elements,) uint64, of all sets one after another, sorted in each
     ends: np.ndarray  # (sets + 1,) int64, where each set ends in `elements`; the first entry is 0
-    shingles: np.ndarray  # (shingles,) uint64, of all sets in ascending order
-    owners: np.ndarray  # (shingles,) uint32, the set of each
-    rare_shingles: np.ndarray  # the rarest of each set, in the same way
-    rare_owners: np.ndarray
+    shingles: np.ndarray  # (shingles,) uint64, all different ones in ascending order
+    owners: np.ndarray  # (elements,) uint32, the sets of each shingle: first those where it is among the rarest
+    starts: np.ndarray  # (shingles + 1,) int64, where those of each shingle begin in `owners`, and the end
+    middles: np.ndarray  # (shingles,) int64, where those begin that hold enough rarer ones
 
     @classmethod
     def build(cls, sets: Sequence[np.ndarray], threshold: float) -> ShingleIndex:
-        """`sets` are sorted distinct shingle hashes, (shingles,) uint64 each; about 70 bytes a shingle are in use."""
+        """`sets` are sorted distinct shingle hashes, (shingles,) uint64 each; about 80 bytes a shingle are in use."""
         sizes = np.array(list(map(len, sets)), np.int64)
         ends = np.cumsum([0, *sizes])
         elements = np.concatenate([np.empty(0, np.uint64), *sets])
         owners = np.repeat(np.arange(len(sets), dtype=np.uint32), sizes)
-        order = np.argsort(elements, kind="stable")
-        shingles = elements[order]
-        counts = np.empty(len(elements), np.uint32)
-        counts[order] = _run_lengths(shingles)
-        by_rarity = np.lexsort((counts, owners))
-        place = np.arange(len(elements)) - ends[owners]  # of each in its set, the rarest first
-        rare = np.zeros(len(elements), bool)
-        rare[by_rarity] = place < _enough(sizes, threshold)[owners]
-        kept = rare[order]
-        return cls(elements, ends, shingles, owners[order], shingles[kept], owners[order][kept])
+        shingles, places, counts = np.unique(elements, return_inverse=True, return_counts=True)
+        common = np.zeros(len(elements), bool)
+        rank = np.arange(len(elements)) - ends[owners]  # in each set, the rarest first
+        common[np.lexsort((counts[places], owners))] = rank >= _enough(sizes, threshold)[owners]
+        starts = np.cumsum([0, *counts])
+        middles = starts[:-1] + np.bincount(places[~common], minlength=len(shingles))
+        return cls(elements, ends, shingles, owners[np.lexsort((common, places))], starts, middles)
 
     @classmethod
     def load(cls, stem: Path) -> ShingleIndex:
@@ -68,10 +66,14 @@ class ShingleIndex:
             own: sorted distinct shingle hashes, (shingles,) uint64.
             threshold: the one that the index was built for.
         """
-        first, last = _range_of(own, self.shingles)
-        rarest = np.argsort(last - first, kind="stable")[: _enough(np.array(len(own)), threshold)]
-        proposed = [*_stretches(self.owners, first[rarest], last[rarest])]
-        proposed += _stretches(self.rare_owners, *_range_of(own, self.rare_shingles))
+        places = np.searchsorted(self.shingles, own)
+        known = self.shingles[np.minimum(places, len(self.shingles) - 1)] == own if len(self.shingles) else places < 0
+        places = places[known]
+        starts, stops = self.starts[places], self.starts[places + 1]
+        proposed = _stretches(self.owners, starts, self.middles[places])
+        # Of `own` too the rarest are enough, and the rarest of all are those that no set holds.
+        rarest = np.argsort(stops - starts, kind="stable")[: max(0, _enough(len(own), threshold) - int((~known).sum()))]
+        proposed += _stretches(self.owners, starts[rarest], stops[rarest])
         if not proposed:
             return np.empty(0, np.int64)
         candidates = np.unique(np.concatenate(proposed)).astype(np.int64)
@@ -84,20 +86,10 @@ def _file(stem: Path, name: str) -> Path:
     return stem.with_name(f"{stem.name}.{name}.npy")
 
 
-def _enough(sizes: np.ndarray, threshold: float) -> np.ndarray:
+def _enough(sizes: Any, threshold: float) -> Any:
     """How many elements of sets of these sizes meet every set that shares `threshold` of them."""
-    return np.clip(sizes - np.maximum(1, np.ceil(threshold * sizes).astype(np.int64)) + 1, 0, sizes)
-
-
-def _run_lengths(ordered: np.ndarray) -> np.ndarray:
-    """How often each value of a sorted array occurs in it, in its place."""
-    first, last = _range_of(ordered, ordered)
-    return last - first
-
-
-def _range_of(values: np.ndarray, ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the run of each value begins and ends in a sorted array."""
-    return np.searchsorted(ordered, values, side="left"), np.searchsorted(ordered, values, side="right")
+    needed = np.maximum(1, np.ceil(np.multiply(threshold, sizes)).astype(np.int64))
+    return np.maximum(0, sizes - needed + 1)
 
 
 def _stretches(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> list[np.ndarray]:
