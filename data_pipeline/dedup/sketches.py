@@ -68,6 +68,7 @@ class Sketches:
         shards = [np.load(path) for path in documents]
         self.documents = np.concatenate([np.empty(0, _DOCUMENT), *shards])
         self.first = np.cumsum([0, *map(len, shards)])  # document of each shard, and the end
+        self._shingle_paths = [stem.with_name(f"{stem.name}.shingles.bin") for stem in self._stems]
         self._ends = np.concatenate([np.empty(0, np.int64), *(np.cumsum(shard["shingles"]) for shard in shards)])
         self._cached = lru_cache(maxsize=256)(self._read)
 
@@ -90,10 +91,11 @@ class Sketches:
 
     def _read(self, document: int) -> np.ndarray:
         # A plain read instead of a memory map: resident memory stays flat however many documents were visited.
-        stem = self._stems[int(np.searchsorted(self.first, document, side="right")) - 1]
+        path = self._shingle_paths[int(np.searchsorted(self.first, document, side="right")) - 1]
         count = int(self.documents["shingles"][document])
-        offset = 8 * (int(self._ends[document]) - count)
-        return np.unique(np.fromfile(stem.with_name(f"{stem.name}.shingles.bin"), np.uint64, count, offset=offset))
+        with open(path, "rb", buffering=0) as file:
+            file.seek(8 * (int(self._ends[document]) - count))
+            return np.unique(np.frombuffer(file.read(8 * count), np.uint64))
 
     def ids(self, documents: Iterable[int]) -> dict[int, str]:
         """The ids of some documents, by number."""
