@@ -49,13 +49,13 @@ class StageResult:
     name: str
     directory: Path
     tasks: dict[str, Counts]  # by task name, in order
-    files: list[str]  # relative to `directory`, in order; dropped documents are not among them
+    hashes: dict[str, str]  # sha256 of its files by their name, in order; dropped documents are not among them
     digest: str
     seconds: float  # work of all tasks, whenever it was done
     counts: Counts = field(default_factory=Counts)
 
     def paths(self, suffix: str = "") -> list[Path]:
-        return [self.directory / name for name in self.files if name.endswith(suffix)]
+        return [self.directory / name for name in self.hashes if name.endswith(suffix)]
 
 
 class StageRunner:
@@ -227,7 +227,7 @@ def _state(path: Path) -> dict[str, int]:
 
 def _collect(name: str, directory: Path, markers: dict[str, dict[str, Any]]) -> StageResult:
     tasks: dict[str, Counts] = {}
-    files: list[str] = []
+    hashes: dict[str, str] = {}
     content: list[Any] = []
     total, seconds = Counts(), 0.0
     for task in sorted(markers):
@@ -237,12 +237,12 @@ def _collect(name: str, directory: Path, markers: dict[str, dict[str, Any]]) -> 
         total.documents_in += counts.documents_in
         total.documents_out += counts.documents_out
         total.dropped += counts.dropped
-        hashes = {name: file["sha256"] for name, file in sorted(marker["files"].items())}
-        made = {name: value for name, value in hashes.items() if not name.startswith("dropped/")}
-        files += made
+        files = sorted(marker["files"].items())
+        made = {name: file["sha256"] for name, file in files if not name.startswith("dropped/")}
+        hashes |= made
         seconds += marker["seconds"]
         content.append([task, made, counts.details])
-    return StageResult(name, directory, tasks, files, _digest(content), round(seconds, 3), total)
+    return StageResult(name, directory, tasks, hashes, _digest(content), round(seconds, 3), total)
 
 
 def _check_conservation(result: StageResult) -> None:
