@@ -210,7 +210,9 @@ def _cluster(address: str, run: Run, inputs: tuple[str, ...]) -> Iterator[Execut
             ) from error
         try:
             client.run(run.check, inputs)
-        except ImportError as error:
+        except UserError:
+            raise
+        except Exception as error:  # Dask keeps the text of what it could not import, not its type
             raise UserError(
                 f"a worker of {address} cannot import this project ({error}): install it there, then restart it"
             ) from error
