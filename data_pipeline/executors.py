@@ -196,7 +196,6 @@ def _ignore_interrupts() -> None:
 def _cluster(address: str, run: Run, inputs: tuple[str, ...]) -> Iterator[Executor]:
     from distributed import Client
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
         client = Client(f"tcp://{address}", timeout=_PATIENCE, set_as_default=False)
     except (OSError, ValueError, asyncio.TimeoutError) as error:

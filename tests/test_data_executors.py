@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_data_helpers import ROOT, command, files_of, small_config, write_config, write_corpus
@@ -69,9 +70,9 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield str(read_json(file)["address"]).removeprefix("tcp://")
 
 
-def worker(scheduler: str, folder: Path, **options: object) -> object:
+def worker(scheduler: str, folder: Path, **options: Any) -> AbstractContextManager[subprocess.Popen[bytes]]:
     arguments = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(folder))
-    return dask_program("worker", scheduler, *arguments, **options)  # type: ignore[arg-type]
+    return dask_program("worker", scheduler, *arguments, **options)
 
 
 def without_seconds(path: Path) -> dict[str, object]:
@@ -92,7 +93,7 @@ def test_a_dask_worker_killed_in_the_middle_is_replaced_by_another(
     config_file: Path, built: tuple[DataConfig, Path], tmp_path: Path, scheduler: str
 ) -> None:
     out = tmp_path / "data"
-    with worker(scheduler, tmp_path / "a") as doomed, worker(scheduler, tmp_path / "b"):  # type: ignore[attr-defined]
+    with worker(scheduler, tmp_path / "a") as doomed, worker(scheduler, tmp_path / "b"):
         process = command(config_file, out, "--executor", f"dask://{scheduler}")
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline and not list(out.glob("stages/02_*/*.tmp")):
@@ -119,13 +120,13 @@ def test_a_cluster_that_cannot_be_used_is_explained(
     for room in ("common", "data_pipeline"):
         shutil.copytree(ROOT / room, other / room)
     (other / "common" / "files.py").open("a").write("# changed\n")
-    with worker(scheduler, tmp_path / "a", path=str(other)):  # type: ignore[attr-defined]
+    with worker(scheduler, tmp_path / "a", path=str(other)):
         assert "has another version of this project" in refused(f"dask://{scheduler}")
-    with worker(scheduler, tmp_path / "b", cwd=tmp_path):  # type: ignore[attr-defined]
+    with worker(scheduler, tmp_path / "b", cwd=tmp_path):
         assert f"works in {tmp_path}: start it in {os.getcwd()}" in refused(f"dask://{scheduler}")
     (tmp_path / "empty" / "data_pipeline").mkdir(parents=True)
     (tmp_path / "empty" / "data_pipeline" / "__init__.py").touch()
-    with worker(scheduler, tmp_path / "c", path=str(tmp_path / "empty")):  # type: ignore[attr-defined]
+    with worker(scheduler, tmp_path / "c", path=str(tmp_path / "empty")):
         assert "cannot import this project" in refused(f"dask://{scheduler}")
 
 
@@ -160,7 +161,7 @@ def write_slowly(task: str, directory: Path, argument: threading.Barrier) -> Cou
 def test_two_attempts_at_once_leave_one_result(tmp_path: Path) -> None:
     run, stage, barrier = Run.begin(tmp_path / "run"), tmp_path / "stage", threading.Barrier(2)
     stage.mkdir()
-    outcomes: list[object] = []
+    outcomes: list[Any] = []
     attempts = [
         threading.Thread(target=lambda: outcomes.append(run_task(write_slowly, "a", stage, barrier, run)))
         for _ in range(2)
@@ -171,7 +172,7 @@ def test_two_attempts_at_once_leave_one_result(tmp_path: Path) -> None:
         attempt.join()
     files = {path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file()}
     assert files == {"a.txt", "a.more.txt", "dropped/a.txt", "done/a.json"}
-    assert [sorted(outcome["files"]) for outcome in outcomes] == [["a.more.txt", "a.txt", "dropped/a.txt"]] * 2  # type: ignore[index]
+    assert [sorted(outcome["files"]) for outcome in outcomes] == [["a.more.txt", "a.txt", "dropped/a.txt"]] * 2
 
 
 def test_an_attempt_that_outlives_its_run_leaves_nothing(tmp_path: Path) -> None:
