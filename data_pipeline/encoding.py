@@ -98,7 +98,7 @@ class Layout:
     """The documents of one split in their final order, and how they fall into shards."""
 
     def __init__(self, encoded: Iterable[Path], config: ShardConfig, split: str) -> None:
-        """Reads the index of every encoded shard; about 200 bytes a document are in use, 56 stay in memory.
+        """Reads the index of every encoded shard; about 170 bytes a document are in use, 56 stay in memory.
 
         `rows` has (documents, 7): encoded shard, start among its tokens, start of the line in its provenance, tokens,
         bytes of the line, bytes of the text, source.
