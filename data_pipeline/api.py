@@ -34,8 +34,8 @@ from data_pipeline.config import FilterConfig as QualityFilter
 from data_pipeline.config import ShardConfig as Shards
 from data_pipeline.config import SplitConfig as Split
 from data_pipeline.config import TokenizerConfig as Tokenize
+from data_pipeline.executors import default_workers
 from data_pipeline.sources.config import HubDataset, PackagedWikipedia, PythonCode, Source, TextFiles
-from data_pipeline.stages import default_workers
 
 __all__ = [
     "Clean",
@@ -79,14 +79,15 @@ class DatasetPipeline:
         check_types(self.config, "DatasetPipeline")
         pipeline.check(self.config)
 
-    def run(self, out: str | Path, workers: int | None = None) -> dict[str, Any]:
+    def run(self, out: str | Path, workers: int | None = None, executor: str = "processes") -> dict[str, Any]:
         """Bring the dataset in `out` up to date and return its manifest; called again, it does only what changed.
 
         Args:
             out: directory of the dataset, such as data/mine.
             workers: processes; by default one a core.
+            executor: processes, serial, dask or dask://HOST:PORT.
 
         Raises:
             UserError: a source cannot be read, or too little text is left.
         """
-        return pipeline.curate(self.config, Path(out), workers or default_workers())
+        return pipeline.curate(self.config, Path(out), workers or default_workers(), executor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -72,6 +73,13 @@ def plan(sources: Iterable[Source], config: CollectionConfig, downloads: Path) -
         for number, source in enumerate(sources)
         for items, state in READERS[type(source)].plan(source, config, downloads)
     ]
+
+
+def local_files(parts: Iterable[Part]) -> list[str]:
+    """One file on this machine of every part that has any."""
+    paths = ([getattr(item, "path", item) for item in part.items] for part in parts)
+    found = ([str(path) for path in some if isinstance(path, str | Path) and os.path.exists(path)] for some in paths)
+    return [some[0] for some in found if some]
 
 
 def collect_part(task: str, directory: Path, part: Part) -> Counts:

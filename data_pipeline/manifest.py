@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import to_dict
-from common.files import atomic_write, read_json, write_json
+from common.errors import UserError
+from common.files import atomic_write, read_json, sha256_of, write_json
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig
 from data_pipeline.documents import read_rows, write_row
 from data_pipeline.shards import token_dtype
@@ -41,15 +42,17 @@ def publish(
         sizes: documents and bytes by source position and split.
         tokenizer: the stage that holds `tokenizer.model`.
         packed: the stage that holds the token shards.
+
+    Raises:
+        UserError: a file is not what its stage wrote.
     """
     model = Tokenizer(tokenizer.directory / Tokenizer.file_name)
     files = [tokenizer.directory / Tokenizer.file_name, *packed.paths()]
+    hashes = tokenizer.hashes | packed.hashes
+    _verify(files, hashes)
     for file in files:
         _place(file, out / file.name)
     _remove_strays(out, {file.name for file in files})
-    hashes = {Tokenizer.file_name: model.sha256}
-    for counts in packed.tasks.values():
-        hashes |= counts.details["files"]
     quarantine = _quarantine(out, stages[0], [source.name for source in config.sources])
     sources = _sources(config, sizes, packed)
     use = _add_use(sources, model, next(stage for stage in stages if stage.name == "encode"))
@@ -96,6 +99,18 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
     lines.append(f"dropped texts: {out / 'stages'}/*/dropped    dataset: {out}    {seconds:.1f} s")
     lines.append(f"what was done, with examples: {out / 'report.html'}    dataset card: {out / 'README.md'}")
     return "\n".join(lines)
+
+
+def _verify(files: list[Path], hashes: dict[str, str]) -> None:
+    """What training reads is read here in full, whatever its size and time say. A damaged file is removed."""
+    damaged = [file for file in files if sha256_of(file) != hashes[file.name]]
+    for file in damaged:
+        file.unlink()
+    if damaged:
+        raise UserError(
+            f"{', '.join(map(str, damaged))}: damaged on disk and therefore removed; run the same command again, and "
+            "it is made anew"
+        )
 
 
 def _place(file: Path, target: Path) -> None:
@@ -182,7 +197,7 @@ def _split(name: str, packed: StageResult) -> dict[str, Any]:
                 "file": f"{task}.bin",
                 "tokens": details["tokens"],
                 "documents": counts.documents_out,
-                "sha256": details["files"][f"{task}.bin"],
+                "sha256": packed.hashes[f"{task}.bin"],
             }
         )
     return {"tokens": total["tokens"], "bytes": total["bytes"], "documents": total["documents"], "shards": listed}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,36 +16,43 @@ from common.files import only_process_in, sha256_of
 from data_pipeline import cleaning, collect, encoding, manifest, tokenizer_training
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig
 from data_pipeline.dedup import duplicates, sketches, split
+from data_pipeline.executors import Run, check_executor, open_executor
 from data_pipeline.quality import character_model, filters, language, signals
 from data_pipeline.report import render
-from data_pipeline.stages import StageResult, StageRunner, input_tasks, process_pool
+from data_pipeline.stages import StageResult, StageRunner, input_tasks
 from data_pipeline.tokenizer import Tokenizer
 
 STAGE_COUNT = 14
 
 
-def curate(config: DataConfig, out: Path, workers: int) -> dict[str, Any]:
+def curate(config: DataConfig, out: Path, workers: int, executor: str = "processes") -> dict[str, Any]:
     """Bring the dataset in `out` up to date with `config` and return its manifest.
 
-    The result does not depend on `workers`. While anything is being recomputed `out` has no manifest, so no reader can
-    take an old index for a new shard.
+    The result does not depend on `workers` or `executor` (see `open_executor`). While anything is being recomputed
+    `out` has no manifest, so no reader can take an old index for a new shard.
 
     Raises:
-        UserError: a source cannot be read, two sources share a name, or too little text is left.
+        UserError: a source cannot be read, two sources share a name, too little text is left, or the executor cannot
+            be used.
     """
     check(config)
+    check_executor(executor)
     started = time.perf_counter()
-    with only_process_in(out / "stages"), process_pool(workers) as executor:
+    stages = out / "stages"
+    with ExitStack() as stack:
+        stack.enter_context(only_process_in(stages))
+        run = Run.begin(stages / "run")
         parts = collect.plan(config.sources, config.collection, out.parent / "downloads")
+        chosen = stack.enter_context(open_executor(executor, workers, run, collect.local_files(parts)))
         runner = StageRunner(
-            out / "stages", executor, STAGE_COUNT, on_work=lambda: (out / "manifest.json").unlink(missing_ok=True)
+            stages, chosen, run, STAGE_COUNT, on_work=lambda: (out / "manifest.json").unlink(missing_ok=True)
         )
         filtered = _curate_text(runner, config, parts)
         assigned, sizes = _deduplicate_and_split(runner, config, filtered)
         tokenizer = _train_tokenizer(runner, config, assigned, sizes)
         packed = _encode(runner, config, assigned, tokenizer)
         result = manifest.publish(config, out, runner.results, sizes, tokenizer, packed)
-        render.bring_up_to_date(out, executor)
+        render.bring_up_to_date(out, chosen)
     print(manifest.summary(result, out, time.perf_counter() - started), flush=True)
     return result
 
@@ -197,10 +205,14 @@ def _deduplicate_and_split(
         [sketched, found],
     )
     sides = drawn.directory / "all.sides.npy"
+    held_out, index = drawn.directory / "all.held_out.npy", drawn.directory / "all.index"
     compared = runner.run(
         "compare",
         split.compare_shard,
-        {task: split.CompareArgument(tables, number, sides, config.split) for number, task in enumerate(shards)},
+        {
+            task: split.CompareArgument(table, starts[task], sides, held_out, index, config.split)
+            for task, table in zip(shards, tables, strict=True)
+        },
         to_dict(config.split),
         [sketched, drawn],
     )

@@ -27,7 +27,7 @@ _EXACT, _NEAR = 1, 2
 # Templated text can fill a bucket with documents that all differ, and more rounds hardly find more there. A document
 # likewise meets so many kept ones of its cluster before it is kept itself.
 _ROUNDS = 3
-_COMPARED_AT_ONCE = 1000  # documents, which bounds memory
+_COMPARED_AT_ONCE = 1 << 22  # shingles, which bounds memory
 
 
 @dataclass(frozen=True)
@@ -110,18 +110,18 @@ def near_duplicates(
 
     if not len(documents):
         return
-    pairs = verified_pairs(sketches, documents, threshold)
-    ends = np.array(pairs, np.int64).reshape(-1, 2).T
-    graph = coo_matrix((np.ones(len(pairs), np.int8), (ends[0], ends[1])), shape=(len(documents),) * 2)
+    verified = verified_pairs(sketches, documents, threshold)
+    ends = np.divmod(verified, len(documents))
+    graph = coo_matrix((np.ones(len(verified), np.int8), ends), shape=(len(documents),) * 2)
     labels = connected_components(graph, directed=False)[1]
-    known = set(pairs)
     stay: dict[int, list[int]] = {}
     for place in np.unique(ends).tolist():  # best first
         staying = stay.setdefault(int(labels[place]), [])
         document = int(documents[place])
         for other in staying[:_ROUNDS]:
             partner = int(documents[other])
-            if (other, place) in known or similar(sketches, partner, [document], threshold)[0]:
+            pair = np.array([other * len(documents) + place])
+            if _places(verified, pair)[0] >= 0 or similar(sketches, partner, documents[[place]], threshold)[0]:
                 verdicts[document], kept[document] = _NEAR, partner
                 break
         else:
@@ -129,40 +129,69 @@ def near_duplicates(
         clusters[document] = documents[staying[0]]
 
 
-def verified_pairs(sketches: Sketches, documents: np.ndarray, threshold: float) -> list[tuple[int, int]]:
-    """Pairs of places in `documents`, better first, that share a band and reach the threshold."""
-    verified: dict[tuple[int, int], bool] = {}
+def verified_pairs(sketches: Sketches, documents: np.ndarray, threshold: float) -> np.ndarray:
+    """Pairs of places in `documents` that share a band and reach the threshold, in ascending order, (pairs,) int64.
+
+    A pair is the number better * len(documents) + worse, so that one that was compared takes nine bytes.
+    """
+    compared, holds = np.empty(0, np.int64), np.empty(0, bool)
     for band in range(sketches.bands()):
+        new, answers = [compared], [holds]
         for bucket in buckets(sketches.band(band)[documents]):
             rest = bucket
             for _ in range(_ROUNDS):
                 if len(rest) < 2:
                     break
-                best, others = rest[0], rest[1:]
-                unknown = [other for other in others if (best, other) not in verified]
-                answers = similar(sketches, int(documents[best]), documents[unknown].tolist(), threshold)
-                verified.update(zip(((best, other) for other in unknown), answers, strict=True))
-                rest = [other for other in others if not verified[best, other]]
-    return sorted(pair for pair, holds in verified.items() if holds)
+                best, others = int(rest[0]), rest[1:]
+                pairs = best * len(documents) + others
+                places = _places(compared, pairs)
+                unknown = places < 0
+                reached = np.zeros(len(others), bool)
+                reached[~unknown] = holds[places[~unknown]]
+                if unknown.any():
+                    reached[unknown] = similar(sketches, int(documents[best]), documents[others[unknown]], threshold)
+                    new.append(pairs[unknown])  # met once in a band
+                    answers.append(reached[unknown])
+                rest = others[~reached]
+        compared = np.concatenate(new)
+        order = np.argsort(compared)
+        compared, holds = compared[order], np.concatenate(answers)[order]
+    return compared[holds]
 
 
-def similar(sketches: Sketches, document: int, others: list[int], threshold: float) -> list[bool]:
-    """Whether the Jaccard similarity of `document` with each of the others reaches the threshold."""
+def similar(sketches: Sketches, document: int, others: np.ndarray, threshold: float) -> np.ndarray:
+    """Whether the Jaccard similarity of `document` with each of the others reaches the threshold, (others,) bool."""
     own = sketches.shingles(document)
-    answers: list[bool] = []
-    for start in range(0, len(others), _COMPARED_AT_ONCE):
-        sets = [sketches.shingles(other) for other in others[start : start + _COMPARED_AT_ONCE]]
+    answers = [np.empty(0, bool)]
+    for some in _portions(others, sketches.documents["shingles"][others]):
+        sets = [sketches.shingles(other) for other in some.tolist()]
         shared = minhash.overlaps(own, sets)
         sizes = np.array(list(map(len, sets)))
-        answers += (shared >= threshold * (len(own) + sizes - shared)).tolist()
-    return answers
+        answers.append(shared >= threshold * (len(own) + sizes - shared))
+    return np.concatenate(answers)
 
 
-def buckets(keys: np.ndarray) -> Iterator[list[int]]:
+def _portions(documents: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """`documents` in portions of about `_COMPARED_AT_ONCE` shingles."""
+    total = np.cumsum(sizes)
+    if not len(documents) or total[-1] < _COMPARED_AT_ONCE:
+        return [documents] * bool(len(documents))
+    return np.split(documents, np.flatnonzero(np.diff(total // _COMPARED_AT_ONCE)) + 1)
+
+
+def _places(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Where each value stands in a sorted array of distinct ones, -1 for one that does not."""
+    if not len(ordered):
+        return np.full(len(values), -1)
+    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return np.where(ordered[places] == values, places, -1)
+
+
+def buckets(keys: np.ndarray) -> Iterator[np.ndarray]:
     """Groups of at least two positions with equal keys, each in ascending order."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     edges = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1], [True])))
     crowded = np.flatnonzero(np.diff(edges) > 1)
     for first, last in zip(edges[crowded].tolist(), edges[crowded + 1].tolist(), strict=True):
-        yield order[first:last].tolist()
+        yield order[first:last]

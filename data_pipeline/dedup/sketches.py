@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -69,7 +68,7 @@ class Sketches:
         shards = [np.load(path) for path in documents]
         self.documents = np.concatenate([np.empty(0, _DOCUMENT), *shards])
         self.first = np.cumsum([0, *map(len, shards)])  # document of each shard, and the end
-        self._shingles = [_mapped(stem.with_name(f"{stem.name}.shingles.bin")) for stem in self._stems]
+        self._shingle_paths = [stem.with_name(f"{stem.name}.shingles.bin") for stem in self._stems]
         self._ends = np.concatenate([np.empty(0, np.int64), *(np.cumsum(shard["shingles"]) for shard in shards)])
         self._cached = lru_cache(maxsize=256)(self._read)
 
@@ -91,9 +90,12 @@ class Sketches:
         return self._cached(document)
 
     def _read(self, document: int) -> np.ndarray:
-        shard = int(np.searchsorted(self.first, document, side="right")) - 1
-        end = int(self._ends[document])
-        return np.unique(self._shingles[shard][end - int(self.documents["shingles"][document]) : end])
+        # A plain read instead of a memory map: resident memory stays flat however many documents were visited.
+        path = self._shingle_paths[int(np.searchsorted(self.first, document, side="right")) - 1]
+        count = int(self.documents["shingles"][document])
+        with open(path, "rb", buffering=0) as file:
+            file.seek(8 * (int(self._ends[document]) - count))
+            return np.unique(np.frombuffer(file.read(8 * count), np.uint64))
 
     def ids(self, documents: Iterable[int]) -> dict[int, str]:
         """The ids of some documents, by number."""
@@ -110,10 +112,6 @@ class Sketches:
         """All documents, the one to keep first: earlier source, then longer, then earlier, (documents,)."""
         table = self.documents
         return np.lexsort((np.arange(len(table)), -table["bytes"].astype(np.int64), table["source"]))
-
-
-def _mapped(path: Path) -> Any:
-    return np.memmap(path, np.uint64, mode="r") if path.stat().st_size else np.empty(0, np.uint64)
 
 
 def _save(path: Path, array: np.ndarray) -> None:
