@@ -58,7 +58,7 @@ def evaluation_files(folder: Path) -> tuple[str, ...]:
 
 PLANTED = {  # what stands in a document, and the evaluation text that it is; None where it is too little
     "verbatim": (" ".join(QUESTION), "quiz.jsonl#line1"),
-    "rewritten": (", ".join(ANSWER).upper().replace(",", "; ", 9).replace(" ", "\n", 5), "quiz.jsonl#line1"),
+    "rewritten": (" ".join(ANSWER).upper().replace(" ", ";\n(", 9), "quiz.jsonl#line1"),
     "passage": (" ".join(PASSAGE[20:]), "story.txt#partline1"),
     "exactly enough": (" ".join(QUESTION[5:18]), "quiz.jsonl#line1"),
     "one word less": (" ".join(QUESTION[20:32]), None),

@@ -221,5 +221,5 @@ def test_the_result_depends_on_neither_workers_nor_shards(tmp_path: Path) -> Non
 def test_impossible_limits_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": prose(1)}) + "\n")
-    with pytest.raises(UserError, match="paragraph_max_loss is 1.5"):
+    with pytest.raises(UserError, match=r"paragraph_max_loss is 1\.5"):
         curate(small_config(path, deduplication=replace(CONFIG, paragraph_max_loss=1.5)), tmp_path / "data", 1)
