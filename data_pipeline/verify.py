@@ -55,20 +55,21 @@ class Files(Check):
         for name, expected in listed.items():
             path = dataset.directory / name
             if not path.is_file():
-                self.problems.append(f"{name} is missing")
+                self.report(f"{name} is missing")
             elif sha256_of(path) != expected:
-                self.problems.append(f"{name} is not what was published: its sha256 is another")
+                self.report(f"{name} is not what was published: its sha256 is another")
         for pattern in ("train_*", "val_*"):
-            strays = (path.name for path in sorted(dataset.directory.glob(pattern)) if path.name not in listed)
-            self.problems += [f"{name} is not listed in manifest.json" for name in strays]
+            for path in sorted(dataset.directory.glob(pattern)):
+                if path.name not in listed:
+                    self.report(f"{path.name} is not listed in manifest.json")
         if listed.get(dataset.tokenizer_path.name) != dataset.tokenizer_sha256:
-            self.problems.append("the sha256 of the tokenizer is given in two ways")
+            self.report("the sha256 of the tokenizer is given in two ways")
         for split in dataset.manifest["splits"].values():
             for shard in split["shards"]:
                 if listed.get(shard["file"]) != shard["sha256"]:
-                    self.problems.append(f"the sha256 of {shard['file']} is given in two ways")
+                    self.report(f"the sha256 of {shard['file']} is given in two ways")
         if fingerprint_of(listed) != dataset.fingerprint:
-            self.problems.append("the fingerprint is not that of the token shards")
+            self.report("the fingerprint is not that of the token shards")
 
     def documents(self, dataset: Dataset, tokenizer: Tokenizer) -> Iterator[Published]:
         """All documents that can be read, those of the validation split first."""
@@ -77,8 +78,8 @@ class Files(Check):
                 path = dataset.directory / entry["file"]
                 try:
                     yield from self._shard(split, path, np.dtype(dataset.manifest["dtype"]), tokenizer)
-                except (OSError, ValueError) as error:
-                    self.problems.append(f"{path.name} cannot be read to its end: {error}")
+                except (OSError, ValueError, EOFError) as error:
+                    self.report(f"{path.name} cannot be read to its end: {error}")
 
     def _shard(self, split: str, path: Path, dtype: np.dtype, tokenizer: Tokenizer) -> Iterator[Published]:
         index = np.load(path.with_suffix(".index.npy"), allow_pickle=False)
@@ -87,64 +88,75 @@ class Files(Check):
         ends = np.cumsum(index["tokens"].astype(np.int64))
         held = path.stat().st_size / dtype.itemsize
         if (index["start"] != ends - index["tokens"]).any() or held != (ends[-1] if len(ends) else 0):
-            self.problems.append(f"{path.name}: the documents of its index do not follow one another to its end")
+            self.report(f"{path.name}: the documents of its index do not follow one another to its end")
         rows = read_rows(path.with_suffix(".documents.jsonl"))
         for number, record in enumerate(index):
             row = next(rows, None)
             if not isinstance(row, dict):
                 raise ValueError(f"it has {len(index)} documents, but the provenance of {number}")
             start, count = int(record["start"]), int(record["tokens"])
+            if start + count > held:
+                raise ValueError(f"document {number} would end after it")
             ids = np.fromfile(path, dtype, count, offset=start * dtype.itemsize).astype(np.int64)
             text = tokenizer.decode(ids[(ids < tokenizer.vocab_size) & (ids != tokenizer.eos_id)].tolist())
             source, size = int(record["source"]), int(record["bytes"])
             yield Published(split, path.stem, number, source, size, ids, text, row)
         if next(rows, None) is not None:
-            self.problems.append(f"{path.stem}.documents.jsonl has more lines than there are documents")
+            self.report(f"{path.stem}.documents.jsonl has more lines than there are documents")
 
 
 def verify(directory: str | Path) -> list[Check]:
     """Check the dataset in `directory`; whatever is wrong with it is among the `problems` of the checks.
 
     Raises:
-        UserError: there is no dataset in `directory`, or its manifest or tokenizer cannot be read.
+        UserError: there is no dataset in `directory`, or its manifest cannot be read.
     """
     dataset = Dataset(directory)
-    manifest = dataset.manifest
-    config = manifest.get("config")
-    if config is None:
+    try:
+        files = Files(dataset)
+        try:
+            tokenizer = Tokenizer(dataset.tokenizer_path)
+        except UserError as error:
+            files.report(str(error))
+            return [files]
+        if (tokenizer.vocab_size, tokenizer.eos_id) != (dataset.vocab_size, dataset.eos_id):
+            files.report("the manifest's vocabulary and end-of-text id are not those of the tokenizer")
+        checks = _checks(dataset)
+        for document in files.documents(dataset, tokenizer):
+            for check in checks:
+                check.add(document)
+        for check in checks:
+            check.finish()
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{dataset.directory / 'manifest.json'} has no config; make it with: {dataset.recipe_command()}"
-        )
-    tokenizer = Tokenizer(dataset.tokenizer_path)
-    files = Files(dataset)
-    checks: list[Check] = [
-        Totals(manifest),
+            f"{dataset.directory / 'manifest.json'} is damaged ({error!r}); make it again with: "
+            f"{dataset.recipe_command()}"
+        ) from error
+    return [files, *checks]
+
+
+def _checks(dataset: Dataset) -> list[Check]:
+    config = dataset.manifest["config"]
+    return [
+        Totals(dataset.manifest),
         Tokens(dataset.vocab_size, dataset.eos_id),
         ExactDuplicates(),
         Leaks(config["deduplication"]["shingle_words"], config["split"]["leak_threshold"]),
         Groups(),
         Contamination(dataset.directory, config),
     ]
-    if (tokenizer.vocab_size, tokenizer.eos_id) != (dataset.vocab_size, dataset.eos_id):
-        files.problems.append("the manifest's vocabulary and end-of-text id are not those of the tokenizer")
-    for document in files.documents(dataset, tokenizer):
-        for check in checks:
-            check.add(document)
-    for check in checks:
-        check.finish()
-    return [files, *checks]
 
 
 def summary(checks: Sequence[Check]) -> str:
     """A short table for people, and what is wrong."""
     lines = []
     for check in checks:
-        state = f"{len(check.problems):,} wrong" if check.problems else "ok"
-        lines.append(f"{check.name:<18}{check.examined:<44}{state}")
+        state = f"{check.wrong:,} wrong" if check.wrong else "ok"
+        lines.append(f"{check.name:<18}{check.examined:<52} {state}")
     for check in checks:
         lines += [f"{check.name}: {problem}" for problem in check.problems[:_SHOWN]]
-        if len(check.problems) > _SHOWN:
-            lines.append(f"{check.name}: and {len(check.problems) - _SHOWN:,} more")
+        if check.wrong > _SHOWN:
+            lines.append(f"{check.name}: and {check.wrong - _SHOWN:,} more")
     return "\n".join(lines)
 
 
@@ -153,7 +165,7 @@ def main(argv: Sequence[str]) -> None:
     command = tyro.cli(Command, args=list(argv), prog="python -m data_pipeline.verify")
     checks = verify(command.directory)
     print(summary(checks))
-    if any(check.problems for check in checks):
+    if any(check.wrong for check in checks):
         sys.exit(1)
 
 
