@@ -1,6 +1,6 @@
 """`python -m data_pipeline.verify data/NAME`: read a curated dataset from scratch and check all that it promises.
 
-Takes about a minute for 100 MB of text. Ends with status 1 and says what is wrong where a promise is broken.
+Takes less than a minute for 100 MB of text. Ends with status 1 and says what is wrong where a promise is broken.
 """
 
 from __future__ import annotations

@@ -238,6 +238,9 @@ def test_changed_evaluation_texts_are_noticed(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "test.jsonl", [texts[5], "a longer file"])
     curate(config, tmp_path / "data", workers=1)
     assert [row["id"].rpartition("#")[2] for row in dropped_rows(tmp_path / "data", "07_deduplicate")] == ["line6"]
+    curate(replace(config, decontamination=DecontaminationConfig()), tmp_path / "data", workers=1)
+    stages = sorted(path.name for path in (tmp_path / "data/stages").glob("*_*"))
+    assert len(stages) == 13 and stages[4] == "04_sketch"  # nothing of the other numbering is left
 
 
 def test_bad_evaluation_records_lose_only_themselves(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def find_duplicates(task: str, directory: Path, argument: FindArgument) -> Count
     best_first = sketches.by_preference()
     remaining = best_first[verdicts[best_first] == 0]
     near_duplicates(sketches, remaining, argument.config.threshold, verdicts, kept, clusters)
+    kept = kept[kept]  # an exact copy of what went as a near duplicate has the same shingles as that
     removed = np.flatnonzero(verdicts).tolist()
     ids = sketches.ids({*removed, *kept[removed].tolist(), *clusters[removed].tolist()})
     with atomic_write(directory / f"{task}.duplicates.jsonl") as file:
