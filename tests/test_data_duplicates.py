@@ -151,7 +151,7 @@ def test_crowds_take_linear_time(
     at_least: float,
     at_most: float,
 ) -> None:
-    """All texts fall into the same buckets: were every pair compared, four times as many would take 16 times as long."""
+    """All texts fall into the same buckets: with every pair compared, 4 times as many would take 16 times as long."""
     few, few_compared, few_seconds = work(tmp_path / "few", made(count), monkeypatch)
     texts = made(4 * count)
     many, many_compared, many_seconds = work(tmp_path / "many", texts, monkeypatch)
