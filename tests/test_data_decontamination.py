@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_data_helpers import dropped_rows, prose, small_config, words, write_jsonl
+from test_data_helpers import dropped_by, prose, small_config, stage_of, words, write_jsonl
 
 from common.errors import UserError
 from data_pipeline.config import (
@@ -86,13 +86,13 @@ def cleaned(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataConfig, Path]
 def test_all_and_only_planted_texts_are_found(cleaned: tuple[DataConfig, Path]) -> None:
     _, out = cleaned
     lines = {name: f"line{61 + number}" for number, name in enumerate(PLANTED)}
-    rows = dropped_rows(out, "07_deduplicate")
+    rows = dropped_by(out, "deduplicate")
     assert {row["reason"] for row in rows} == {"contaminated"}
     expected = {lines[name]: where for name, (_, where) in PLANTED.items() if where}
     assert {row["id"].rpartition("#")[2] for row in rows} == expected.keys()
     found = {
         row["document"].rpartition("#")[2]: row
-        for row in read_rows(out / "stages/06_duplicates/all.contamination.jsonl")
+        for row in read_rows(stage_of(out, "duplicates") / "all.contamination.jsonl")
     }
     assert {name: Path(row["evaluation"]).name for name, row in found.items()} == expected
     assert found[lines["verbatim"]] | {"document": ""} == {
@@ -108,7 +108,7 @@ def test_all_and_only_planted_texts_are_found(cleaned: tuple[DataConfig, Path]) 
 
 def test_nothing_is_found_in_what_is_left(cleaned: tuple[DataConfig, Path]) -> None:
     _, out = cleaned
-    left = [row["text"] for path in (out / "stages/10_split").glob("*.jsonl") for row in read_rows(path)]
+    left = [row["text"] for path in stage_of(out, "split").glob("*.jsonl") for row in read_rows(path)]
     assert len(left) > 60
     runs = {count: {run for text in left for run in ngrams(text, count)} for count in (9, 12, 13)}
     for text in (QUESTION, ANSWER, PASSAGE):
@@ -119,21 +119,23 @@ def test_nothing_is_found_in_what_is_left(cleaned: tuple[DataConfig, Path]) -> N
 
 def test_what_stands_everywhere_is_no_evidence(cleaned: tuple[DataConfig, Path]) -> None:
     config, out = cleaned
-    common = list(read_rows(out / "stages/06_duplicates/all.common_ngrams.jsonl"))
+    common = list(read_rows(stage_of(out, "duplicates") / "all.common_ngrams.jsonl"))
     assert [row["words"] for row in common] == sorted(
         ngrams(" ".join(LICENCE), 13), key=[r["words"] for r in common].index
     )
     assert {row["documents"] for row in common} == {11} and len(common) == 28
     fewer = replace(config, decontamination=replace(config.decontamination, max_documents=11))
     curate(fewer, out.parent / "all", workers=1)
-    assert len(dropped_rows(out.parent / "all", "07_deduplicate")) == len(dropped_rows(out, "07_deduplicate")) + 11
+    assert len(dropped_by(out.parent / "all", "deduplicate")) == len(dropped_by(out, "deduplicate")) + 11
 
 
 def test_the_evaluation_texts_are_accounted_for(cleaned: tuple[DataConfig, Path]) -> None:
     _, out = cleaned
-    reasons = [row["reason"] for row in dropped_rows(out, "04_evaluation")]
+    reasons = [row["reason"] for row in dropped_by(out, "evaluation")]
     assert reasons == ["too_short", "too_short"]  # "yes", and the question of seven words
-    texts = [row["origin"].rpartition("/")[2] for row in read_rows(out / "stages/04_evaluation/evaluation.texts.jsonl")]
+    texts = [
+        row["origin"].rpartition("/")[2] for row in read_rows(stage_of(out, "evaluation") / "evaluation.texts.jsonl")
+    ]
     assert texts == [
         "quiz.jsonl#line1",
         "quiz.jsonl#line2",
@@ -220,7 +222,7 @@ def test_matches_are_those_of_plain_sets(tmp_path: Path) -> None:
         for run in ngrams(other, count)
         if run in wanted
     }
-    assert found == expected and len(found) == len(matches) > 100
+    assert found == expected and len(found) == len(matches) > 50
 
 
 def test_without_evaluation_texts_nothing_is_done(tmp_path: Path) -> None:
@@ -235,13 +237,14 @@ def test_changed_evaluation_texts_are_noticed(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "test.jsonl", [prose(77)])
     config = small_config(path, decontamination=DecontaminationConfig((str(tmp_path / "test.jsonl"),)))
     curate(config, tmp_path / "data", workers=1)
-    assert not dropped_rows(tmp_path / "data", "07_deduplicate")
+    assert not dropped_by(tmp_path / "data", "deduplicate")
     write_jsonl(tmp_path / "test.jsonl", [texts[5], "a longer file"])
     curate(config, tmp_path / "data", workers=1)
-    assert [row["id"].rpartition("#")[2] for row in dropped_rows(tmp_path / "data", "07_deduplicate")] == ["line6"]
+    assert [row["id"].rpartition("#")[2] for row in dropped_by(tmp_path / "data", "deduplicate")] == ["line6"]
     curate(replace(config, decontamination=DecontaminationConfig()), tmp_path / "data", workers=1)
-    stages = sorted(path.name for path in (tmp_path / "data/stages").glob("*_*"))
-    assert len(stages) == 13 and stages[4] == "04_sketch"  # nothing of the other numbering is left
+    stages = [path.name.partition("_") for path in (tmp_path / "data/stages").glob("[0-9]*_*")]
+    numbers = sorted(int(number) for number, _, _ in stages)
+    assert numbers == list(range(len(stages))) and "evaluation" not in {name for _, _, name in stages}
 
 
 def test_bad_evaluation_records_lose_only_themselves(tmp_path: Path) -> None:

@@ -80,3 +80,14 @@ def dropped_rows(directory: Path, stage: str) -> list[dict[str, str]]:
     """The dropped documents of a stage, such as "03_filter"."""
     paths = sorted((directory / "stages" / stage / "dropped").glob("*.jsonl"))
     return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def stage_of(directory: Path, name: str) -> Path:
+    """The directory of a stage, such as "filter", whatever its number."""
+    [found] = (directory / "stages").glob(f"[0-9][0-9]_{name}")
+    return found
+
+
+def dropped_by(directory: Path, name: str) -> list[dict[str, str]]:
+    """The dropped documents of a stage, whatever its number."""
+    return dropped_rows(directory, stage_of(directory, name).name)

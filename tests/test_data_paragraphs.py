@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_data_helpers import dropped_rows, files_of, prose, small_config, words, write_jsonl
+from test_data_helpers import dropped_by, files_of, prose, small_config, stage_of, words, write_jsonl
 
 from common.errors import UserError
 from data_pipeline.config import CollectionConfig, DataConfig, DeduplicationConfig, SplitConfig
@@ -200,9 +200,9 @@ def test_what_remains_the_same_is_kept_once(tmp_path: Path) -> None:
     """Two pages of short verses that differed in a paragraph each, which a better page holds."""
     config = corpus(tmp_path)
     manifest = curate(config, tmp_path / "data", workers=1)
-    assert [row["id"].rpartition("#")[2] for row in dropped_rows(tmp_path / "data", "09_split")] == ["line62"]
+    assert [row["id"].rpartition("#")[2] for row in dropped_by(tmp_path / "data", "split")] == ["line62"]
     assert manifest["stages"][-1]["dropped"] == {"exact_duplicate": 1}
-    rows = [row for path in (tmp_path / "data/stages/09_split").glob("*.jsonl") for row in read_rows(path)]
+    rows = [row for path in stage_of(tmp_path / "data", "split").glob("*.jsonl") for row in read_rows(path)]
     assert sum(paragraph(1, 40) in row["text"] for row in rows) == 1
     assert {row["split"] for row in rows} == {"train", "val"}
 
@@ -212,8 +212,8 @@ def test_the_result_depends_on_neither_workers_nor_shards(tmp_path: Path) -> Non
     curate(config, tmp_path / "one", workers=1)
     other = replace(config, collection=CollectionConfig(shard_bytes=12_000))
     curate(other, tmp_path / "two", workers=2)
-    assert len(list((tmp_path / "two/stages/03_filter").glob("*.jsonl"))) > len(
-        list((tmp_path / "one/stages/03_filter").glob("*.jsonl"))
+    assert len(list(stage_of(tmp_path / "two", "filter").glob("*.jsonl"))) > len(
+        list(stage_of(tmp_path / "one", "filter").glob("*.jsonl"))
     )
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
