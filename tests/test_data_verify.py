@@ -182,7 +182,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "no shard": (lambda d: (d / "val_00000.bin").unlink(), "files", "val_00000.bin is missing"),
     "no index": (lambda d: (d / "val_00000.index.npy").unlink(), "files", "val_00000.bin cannot be read to its end"),
     "stray": (lambda d: (d / "train_00009.bin").touch(), "files", "train_00009.bin is not listed"),
-    "tokenizer": (lambda d: (d / Tokenizer.file_name).write_bytes(b"?"), "files", "is not a SentencePiece model"),
+    "tokenizer": (lambda d: (d / Tokenizer.file_name).write_bytes(b"?"), "files", "tokenizer.model is not a "),
     "fingerprint": (
         lambda d: edit_manifest(d, lambda m: m.update(fingerprint="0")), "files", "fingerprint is not that"
     ),
