@@ -118,15 +118,12 @@ def test_nothing_is_found_in_what_is_left(cleaned: tuple[DataConfig, Path]) -> N
 
 
 def test_what_stands_everywhere_is_no_evidence(cleaned: tuple[DataConfig, Path]) -> None:
-    config, out = cleaned
+    _, out = cleaned
     common = list(read_rows(stage_of(out, "duplicates") / "all.common_ngrams.jsonl"))
     assert [row["words"] for row in common] == sorted(
         ngrams(" ".join(LICENCE), 13), key=[r["words"] for r in common].index
     )
     assert {row["documents"] for row in common} == {11} and len(common) == 28
-    fewer = replace(config, decontamination=replace(config.decontamination, max_documents=11))
-    curate(fewer, out.parent / "all", workers=1)
-    assert len(dropped_by(out.parent / "all", "deduplicate")) == len(dropped_by(out, "deduplicate")) + 11
 
 
 def test_the_evaluation_texts_are_accounted_for(cleaned: tuple[DataConfig, Path]) -> None:
@@ -183,6 +180,14 @@ def test_a_threshold_counts_within_one_evaluation_text(tmp_path: Path) -> None:
     assert found == ["contaminated", "contaminated", None, "contaminated", "contaminated", None]
 
 
+@pytest.mark.parametrize(("most", "expected"), [(3, [None] * 4), (4, ["contaminated"] * 4)])
+def test_the_limit_of_documents_is_inclusive(tmp_path: Path, most: int, expected: list[str | None]) -> None:
+    write_jsonl(tmp_path / "test.jsonl", [" ".join(LICENCE)])
+    texts = [inserted(number, " ".join(LICENCE)) for number in range(4)]
+    config = DecontaminationConfig((str(tmp_path / "test.jsonl"),), max_documents=most)
+    assert reasons_for(tmp_path, texts, config) == expected
+
+
 def test_copies_of_a_page_do_not_make_its_text_common(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "test.jsonl", [" ".join(QUESTION)])
     page = inserted(1, " ".join(QUESTION))
@@ -225,13 +230,7 @@ def test_matches_are_those_of_plain_sets(tmp_path: Path) -> None:
     assert found == expected and len(found) == len(matches) > 50
 
 
-def test_without_evaluation_texts_nothing_is_done(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", [prose(seed) for seed in range(40)])
-    curate(small_config(path), tmp_path / "data", workers=1)
-    assert not list((tmp_path / "data").rglob("*evaluation*")) and not list((tmp_path / "data").rglob("*matches*"))
-
-
-def test_changed_evaluation_texts_are_noticed(tmp_path: Path) -> None:
+def test_evaluation_texts_that_change_or_go_are_noticed(tmp_path: Path) -> None:
     texts = [prose(seed) for seed in range(40)]
     path = write_jsonl(tmp_path / "train.jsonl", texts)
     write_jsonl(tmp_path / "test.jsonl", [prose(77)])
@@ -245,6 +244,7 @@ def test_changed_evaluation_texts_are_noticed(tmp_path: Path) -> None:
     stages = [path.name.partition("_") for path in (tmp_path / "data/stages").glob("[0-9]*_*")]
     numbers = sorted(int(number) for number, _, _ in stages)
     assert numbers == list(range(len(stages))) and "evaluation" not in {name for _, _, name in stages}
+    assert not list((tmp_path / "data").rglob("*matches*"))
 
 
 def test_bad_evaluation_records_lose_only_themselves(tmp_path: Path) -> None:
