@@ -29,6 +29,7 @@ from data_pipeline import pipeline
 from data_pipeline.config import CleaningConfig as Clean
 from data_pipeline.config import CodeFilters, DataConfig, ProseFilters
 from data_pipeline.config import CollectionConfig as Collect
+from data_pipeline.config import DecontaminationConfig as Decontaminate
 from data_pipeline.config import DeduplicationConfig as Deduplicate
 from data_pipeline.config import FilterConfig as QualityFilter
 from data_pipeline.config import ShardConfig as Shards
@@ -42,6 +43,7 @@ __all__ = [
     "CodeFilters",
     "Collect",
     "DatasetPipeline",
+    "Decontaminate",
     "Deduplicate",
     "HubDataset",
     "PackagedWikipedia",

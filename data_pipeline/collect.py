@@ -136,7 +136,7 @@ def _checked(
         if not isinstance(record, Document):
             yield record
             continue
-        reason = _unreadable(record.text, part.config)
+        reason = unreadable(record.text, part.config)
         if reason:
             yield Quarantined(part.number, record.origin, "whole document", reason)
         elif record.kind == "code":
@@ -154,7 +154,8 @@ def _cut(document: Document, config: CollectionConfig) -> Iterator[Document]:
             yield Document(**fields)
 
 
-def _unreadable(text: str, config: CollectionConfig) -> str | None:
+def unreadable(text: str, config: CollectionConfig) -> str | None:
+    """Why no later stage could work with the text, or None."""
     if not text.strip():
         return "empty"
     if "\0" in text:

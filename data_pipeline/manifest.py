@@ -52,7 +52,7 @@ def publish(
     _verify(files, hashes)
     for file in files:
         _place(file, out / file.name)
-    _remove_strays(out, {file.name for file in files})
+    _remove_strays(out, {file.name for file in files}, {stage.directory for stage in stages})
     quarantine = _quarantine(out, stages[0], [source.name for source in config.sources])
     sources = _sources(config, sizes, packed)
     use = _add_use(sources, model, next(stage for stage in stages if stage.name == "encode"))
@@ -70,7 +70,7 @@ def publish(
         "stages": [_stage(stage) for stage in stages if stage.name in _DOCUMENT_STAGES],
         "quarantine": quarantine,
         "files": hashes,
-        "fingerprint": _fingerprint(hashes),
+        "fingerprint": fingerprint_of(hashes),
         "config": to_dict(config),
     }
     path = out / "manifest.json"
@@ -125,12 +125,15 @@ def _place(file: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)  # a link that replaces another link to the same file is left where it was
 
 
-def _remove_strays(out: Path, wanted: set[str]) -> None:
-    """Shards of an earlier, larger version of the dataset must not be taken for part of this one."""
+def _remove_strays(out: Path, wanted: set[str], stages: set[Path]) -> None:
+    """Shards and stages of an earlier version of the dataset must not be taken for part of this one."""
     for pattern in ("train_*", "val_*"):
         for path in out.glob(pattern):
             if path.name not in wanted:
                 path.unlink()
+    for path in (out / "stages").glob("[0-9][0-9]_*"):
+        if path not in stages:
+            shutil.rmtree(path)
 
 
 def _quarantine(out: Path, collected: StageResult, sources: list[str]) -> dict[str, int]:
@@ -230,7 +233,7 @@ def _stage(stage: StageResult) -> dict[str, Any]:
     return values
 
 
-def _fingerprint(hashes: dict[str, str]) -> str:
+def fingerprint_of(hashes: dict[str, str]) -> str:
     """sha256 over the names and sha256 of all token shards."""
     tokens = {name: value for name, value in sorted(hashes.items()) if name.endswith(".bin")}
     return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()

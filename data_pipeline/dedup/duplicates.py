@@ -8,20 +8,25 @@ only where it resembles one that stays.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.files import atomic_write
-from data_pipeline.config import DeduplicationConfig
+from data_pipeline.config import DecontaminationConfig, DeduplicationConfig
 from data_pipeline.dedup import minhash
-from data_pipeline.dedup.sketches import Sketches
+from data_pipeline.dedup.decontamination import find_contaminated
+from data_pipeline.dedup.evaluation_index import EvaluationIndex
+from data_pipeline.dedup.paragraphs import Removal
+from data_pipeline.dedup.repeated_paragraphs import find_repeated
+from data_pipeline.dedup.sketches import SketchArgument, Sketches, sketch_shard
 from data_pipeline.documents import Counts, Document, map_documents, write_row
 
-REASONS = (None, "exact_duplicate", "near_duplicate")
-_EXACT, _NEAR = 1, 2
+REASONS = (None, "exact_duplicate", "near_duplicate", "contaminated", "duplicate_paragraphs")
+_EXACT, _NEAR, _CONTAMINATED, _TORSO = 1, 2, 3, 4
 
 # In one bucket every document meets the best one; those that differ from it meet the best of the rest, and so on.
 # Templated text can fill a bucket with documents that all differ, and more rounds hardly find more there. A document
@@ -34,13 +39,16 @@ _COMPARED_AT_ONCE = 1 << 22  # shingles, which bounds memory
 class FindArgument:
     sketches: list[Path]  # the .documents.npy files of the sketch stage, in order
     config: DeduplicationConfig
+    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    evaluation: Path | None = None  # directory of the evaluation stage, where there is one
 
 
 @dataclass(frozen=True)
 class RemoveArgument:
     path: Path
-    verdicts: Path  # of the find stage
+    found: Path  # directory of the find stage
     first: int  # number of the shard's first document
+    config: DeduplicationConfig
 
 
 def find_duplicates(task: str, directory: Path, argument: FindArgument) -> Counts:
@@ -48,6 +56,7 @@ def find_duplicates(task: str, directory: Path, argument: FindArgument) -> Count
 
     `verdicts.npy` holds for every document its place in REASONS, (documents,) uint8. `duplicates.jsonl` tells of each
     that goes which one is kept for it, their similarity, and its cluster, named after the best document in it.
+    Then go documents that hold evaluation texts, and paragraphs that another document holds, where that is wanted.
     """
     sketches = Sketches(argument.sketches)
     verdicts, kept = exact_duplicates(sketches)
@@ -55,6 +64,7 @@ def find_duplicates(task: str, directory: Path, argument: FindArgument) -> Count
     best_first = sketches.by_preference()
     remaining = best_first[verdicts[best_first] == 0]
     near_duplicates(sketches, remaining, argument.config.threshold, verdicts, kept, clusters)
+    kept = kept[kept]  # an exact copy of what went as a near duplicate has the same shingles as that
     removed = np.flatnonzero(verdicts).tolist()
     ids = sketches.ids({*removed, *kept[removed].tolist(), *clusters[removed].tolist()})
     with atomic_write(directory / f"{task}.duplicates.jsonl") as file:
@@ -63,19 +73,44 @@ def find_duplicates(task: str, directory: Path, argument: FindArgument) -> Count
             row: dict[str, Any] = {"cluster": ids[int(clusters[partner])], "kept": ids[partner]}
             similarity = minhash.jaccard(sketches.shingles(partner), sketches.shingles(document))
             write_row(file, {**row, "removed": ids[document], "similarity": round(similarity, 4)})
+    if argument.evaluation:
+        index = EvaluationIndex(argument.evaluation)
+        verdicts[find_contaminated(sketches, index, argument.decontamination, verdicts, directory)] = _CONTAMINATED
+    if argument.config.paragraphs:
+        repeated = find_repeated(sketches, argument.config, verdicts, _TORSO)
+        with atomic_write(directory / f"{task}.paragraphs.npy", "wb") as binary:
+            np.save(binary, repeated)
     with atomic_write(directory / f"{task}.verdicts.npy", "wb") as binary:
         np.save(binary, verdicts)
     return Counts(len(sketches), len(sketches))
 
 
 def remove_duplicates(task: str, directory: Path, argument: RemoveArgument) -> Counts:
-    """Copy one shard without the documents that `find_duplicates` decided against."""
-    verdicts = iter(np.load(argument.verdicts, mmap_mode="r")[argument.first :])
+    """Copy one shard without the documents and paragraphs that `find_duplicates` decided against.
+
+    Where paragraphs go, what stays is sketched again, because later stages compare documents as they are then.
+    """
+    verdicts = np.load(argument.found / "all.verdicts.npy", mmap_mode="r")
+    gone = np.zeros((2, 0), np.int64)
+    if argument.config.paragraphs:
+        gone = np.load(argument.found / "all.paragraphs.npy", mmap_mode="r")
+    numbers = count(argument.first)
+    removal = Removal()
 
     def decide(document: Document) -> str | None:
-        return REASONS[next(verdicts)]
+        number = next(numbers)
+        start, stop = np.searchsorted(gone[0], [number, number + 1])
+        if stop > start:
+            document.text = removal.edited(document, gone[1, start:stop].tolist())
+        return REASONS[verdicts[number]] or (None if document.text else REASONS[_TORSO])
 
-    return map_documents(argument.path, directory / f"{task}.jsonl", directory / "dropped" / f"{task}.jsonl", decide)
+    kept = directory / f"{task}.jsonl"
+    counts = map_documents(argument.path, kept, directory / "dropped" / f"{task}.jsonl", decide)
+    if argument.config.paragraphs:
+        counts.details = removal.details()
+        removal.write_examples(directory / "removed" / f"{task}.jsonl")
+        sketch_shard(task, directory, SketchArgument(kept, replace(argument.config, bands=1, rows=1, paragraphs=False)))
+    return counts
 
 
 def exact_duplicates(sketches: Sketches) -> tuple[np.ndarray, np.ndarray]:

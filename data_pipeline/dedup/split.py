@@ -15,6 +15,7 @@ import numpy as np
 from common.errors import UserError
 from common.files import atomic_write
 from data_pipeline.config import SplitConfig
+from data_pipeline.dedup.duplicates import exact_duplicates
 from data_pipeline.dedup.shingle_index import ShingleIndex
 from data_pipeline.dedup.sketches import Sketches
 from data_pipeline.documents import Counts, Document, map_documents
@@ -22,14 +23,14 @@ from data_pipeline.hashing import mix64
 
 LEAK = "resembles_training_text"
 _SPLITS = ("train", "val")
-_TRAIN, _HELD_OUT, _LEAKED, _REMOVED = range(4)
+_TRAIN, _HELD_OUT, _LEAKED, _REMOVED, _REPEATED = range(5)
 _SALT = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
 class DrawArgument:
     sketches: list[Path]  # the .documents.npy files of the sketch stage, in order
-    verdicts: Path  # of the stage that finds duplicates
+    verdicts: Path | None  # of the stage that finds duplicates; None where it was taken into account
     config: SplitConfig
 
 
@@ -60,7 +61,10 @@ def draw_held_out(task: str, directory: Path, argument: DrawArgument) -> Counts:
     """
     sketches, config = Sketches(argument.sketches), argument.config
     table = sketches.documents
-    sides = np.where(np.load(argument.verdicts) > 0, _REMOVED, _TRAIN).astype(np.uint8)
+    if argument.verdicts is None:  # paragraphs were removed, and what remains of two documents can be the same
+        sides = np.where(exact_duplicates(sketches)[0] > 0, _REPEATED, _TRAIN).astype(np.uint8)
+    else:
+        sides = np.where(np.load(argument.verdicts) > 0, _REMOVED, _TRAIN).astype(np.uint8)
     for source in np.unique(table["source"]).tolist():
         members = np.flatnonzero((table["source"] == source) & (sides == _TRAIN))
         chosen = draw(table["group"][members], table["bytes"][members], config.validation_fraction, config.seed)
@@ -132,8 +136,8 @@ def assign_shard(task: str, directory: Path, argument: AssignArgument) -> Counts
 
     def decide(document: Document) -> str | None:
         side = next(sides)
-        if side == _LEAKED:
-            return LEAK
+        if side in (_LEAKED, _REPEATED):
+            return LEAK if side == _LEAKED else "exact_duplicate"
         document.split = "val" if side == _HELD_OUT else "train"
         counts[document.source, document.split, "documents"] += 1
         counts[document.source, document.split, "bytes"] += document.byte_count
