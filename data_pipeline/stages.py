@@ -40,6 +40,9 @@ from data_pipeline.progress import stage_progress
 
 _COUNTED = ("documents_in", "documents_out", "dropped", "details", "bytes_in", "bytes_out")
 
+# What no later stage reads: it tells people what was taken out, and why.
+_FOR_PEOPLE = ("dropped/", "removed/")
+
 # A task gets its own name, a directory for what it makes and its argument.
 Task = Callable[[str, Path, Any], Counts]
 
@@ -241,7 +244,7 @@ def _collect(name: str, directory: Path, markers: dict[str, dict[str, Any]]) -> 
         total.bytes_out += counts.bytes_out
         total.dropped += counts.dropped
         files = sorted(marker["files"].items())
-        made = {name: file["sha256"] for name, file in files if not name.startswith("dropped/")}
+        made = {name: file["sha256"] for name, file in files if not name.startswith(_FOR_PEOPLE)}
         hashes |= made
         seconds += marker["seconds"]
         content.append([task, made, counts.details])

@@ -101,16 +101,18 @@ class Contents:
         for source in manifest["sources"]:
             source["splits"] = {split: dict.fromkeys(("documents", "bytes", "tokens"), 0) for split in ("train", "val")}
         for split in ("train", "val"):
-            writer = ShardWriter(self.directory, f"{split}_00000", np.dtype(manifest["dtype"]))
             chosen = [entry for entry in self.entries if entry.split == split]
+            with ShardWriter(self.directory, f"{split}_00000", np.dtype(manifest["dtype"])) as writer:
+                for entry in chosen:
+                    writer.add(entry.ids, entry.size, entry.source, entry.provenance)
             for entry in chosen:
-                writer.add(entry.ids, entry.size, entry.source, entry.provenance)
                 licence = entry.provenance["licence"]
                 manifest["licences"][licence] = manifest["licences"].get(licence, 0) + 1
                 of_source = manifest["sources"][entry.source]["splits"][split]
                 for what, count in (("documents", 1), ("bytes", entry.size), ("tokens", len(entry.ids))):
                     of_source[what] += count
-            manifest["files"] |= writer.close()
+            for path in self.directory.glob(f"{split}_00000.*"):
+                manifest["files"][path.name] = sha256_of(path)
             total = {"documents": len(chosen), "tokens": writer.tokens}
             shard = {"file": f"{split}_00000.bin", **total, "sha256": manifest["files"][f"{split}_00000.bin"]}
             size = sum(entry.size for entry in chosen)

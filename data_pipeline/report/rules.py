@@ -71,9 +71,14 @@ SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "deduplicate": {
         "exact_duplicate": (),
+        "contaminated": (
+            *("decontamination.patterns", "decontamination.ngram_words"),
+            *("decontamination.min_matches", "decontamination.max_documents"),
+        ),
+        "duplicate_paragraphs": ("deduplication.paragraphs", "deduplication.paragraph_max_loss"),
         "near_duplicate": tuple(f"deduplication.{name}" for name in ("threshold", "shingle_words", "bands", "rows")),
     },
-    "split": {LEAK: ("split.leak_threshold",)},
+    "split": {LEAK: ("split.leak_threshold",), "exact_duplicate": ("deduplication.paragraphs",)},
 }
 
 
