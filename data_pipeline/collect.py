@@ -11,8 +11,8 @@ from typing import IO, Any
 from common.files import atomic_write
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import PART_MARK, Counts, Document, Quarantined, write_row
-from data_pipeline.sources import hub, python_code, text_files, wikipedia
-from data_pipeline.sources.config import HubDataset, PackagedWikipedia, PythonCode, Source, TextFiles
+from data_pipeline.sources import debian, hub, python_code, text_files, wikipedia
+from data_pipeline.sources.config import DebianPackages, HubDataset, PackagedWikipedia, PythonCode, Source, TextFiles
 
 # The module of each kind of source. `plan` finds its parts, each with a text that tells whether it has changed, and
 # `read` gives the records of one part.
@@ -21,6 +21,7 @@ READERS: dict[type[Source], Any] = {
     PythonCode: python_code,
     HubDataset: hub,
     TextFiles: text_files,
+    DebianPackages: debian,
 }
 
 

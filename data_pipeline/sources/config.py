@@ -84,4 +84,18 @@ class TextFiles:
     """Field of a JSON line, or column of a table, that holds the text."""
 
 
-Source = PackagedWikipedia | PythonCode | HubDataset | TextFiles
+@dataclass(frozen=True)
+class DebianPackages:
+    """Documentation of Debian packages: manuals, help and manual pages; downloaded with apt-get, read as data."""
+
+    packages: tuple[str, ...]
+    """Packages as `name=version`, or as `name` for the version that apt would take."""
+    name: str = "debian"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "per-package"
+    """Shown for the whole source; every document has the licences of its package's copyright file."""
+    languages: tuple[str, ...] = ()
+    """Codes such as `en`: pages whose path names another language are left out; empty takes all."""
+
+
+Source = PackagedWikipedia | PythonCode | HubDataset | TextFiles | DebianPackages

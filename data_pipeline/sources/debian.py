@@ -1,0 +1,240 @@
+"""Documentation from Debian packages: manuals, handbooks and help in HTML, Mallard, man macros and plain text.
+
+apt-get downloads the packages, which needs no rights. They are read as data (`deb.py`): never installed, and nothing of
+them is unpacked or run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from common.errors import UserError
+from common.files import atomic_write, sha256_of
+from data_pipeline.config import CollectionConfig
+from data_pipeline.documents import PART_MARK, Document, Quarantined
+from data_pipeline.sources import deb, manuals
+from data_pipeline.sources.config import DebianPackages
+from data_pipeline.sources.opening import ArchiveError, decompressed, shown
+
+_REQUEST = re.compile(r"([a-z0-9][a-z0-9+.-]+)(?:=([0-9][A-Za-z0-9.+:~-]*))?")  # Debian policy 5.6.1 and 5.6.12
+_LONGEST_DOWNLOAD = 1800  # seconds
+_TEXT_A_BYTE = 2  # bytes of text in a byte of a package, on the average
+
+_SOURCE = re.compile(r"^Source: *([a-z0-9][a-z0-9+.-]+)", re.MULTILINE)
+_LICENCE = re.compile(r"^License:[^\S\n]*(\S[^\n]*?)[^\S\n]*$", re.MULTILINE)
+_LONGEST_LICENCE = 200  # characters
+_UNKNOWN_LICENCE = "see copyright file"
+_SMALL_FILE = 1_000_000  # bytes that are read of a control or copyright file
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that lies in the downloads."""
+
+    path: str
+    name: str
+    version: str
+
+
+def plan(source: DebianPackages, config: CollectionConfig, downloads: Path) -> list[tuple[tuple[Any, ...], str]]:
+    """The packages in parts of about `shard_bytes` of text, downloaded with apt-get where they are not there yet.
+
+    Raises:
+        UserError: a package is unknown, damaged or cannot be downloaded, or there is no apt-get to ask for it.
+    """
+    directory = downloads / "debian"
+    packages = [_find(request, source, directory) for request in dict.fromkeys(source.packages)]
+    if not packages:
+        raise UserError(f"source {source.name!r}: `packages` is empty")
+    parts: list[tuple[tuple[Any, ...], str]] = []
+    group: list[Package] = []
+    states: list[str] = []
+    total = 0
+    for package in packages:
+        size = Path(package.path).stat().st_size * _TEXT_A_BYTE
+        if group and total + size > config.shard_bytes:
+            parts.append((tuple(group), repr(states)))
+            group, states, total = [], [], 0
+        group.append(package)
+        states.append(f"{package.name}={package.version} {_verified(Path(package.path))}")
+        total += size
+    return [*parts, (tuple(group), repr(states))]
+
+
+def read(
+    source: DebianPackages, number: int, items: tuple[Any, ...], config: CollectionConfig
+) -> Iterator[Document | Quarantined]:
+    """The documents of some packages. What is wrong with one file, or with the end of a package, costs only that."""
+    for package in items:
+        reader = _Reader(source, number, package, config)
+        try:
+            yield from reader.read()
+        except ArchiveError as error:
+            yield reader.set_aside("", f"after {reader.position or 'the beginning'}", error.reason)
+        except OSError as error:
+            yield reader.set_aside("", error.strerror or str(error), "unreadable_file")
+
+
+def _find(request: str, source: DebianPackages, directory: Path) -> Package:
+    match = _REQUEST.fullmatch(request)
+    if match is None:
+        raise UserError(f"source {source.name!r}: {request!r} is not a package's name, nor name=version")
+    name, version = match.groups()
+    pattern = f"{name}_{(version or '').replace(':', '%3a')}_*.deb"
+    there = sorted(directory.glob(pattern)) if version else []
+    if there:
+        return Package(str(there[0]), name, version)
+    # The line is: 'address' name_version_architecture.deb bytes hash
+    lines = [line.split() for line in _apt_get(["download", "--print-uris", request], directory).splitlines()]
+    file = next((words[1] for words in lines if len(words) == 4 and words[1].startswith(f"{name}_")), None)
+    if file is None:
+        raise UserError(f"source {source.name!r}: apt-get knows no package {request!r} that could be downloaded")
+    found = file.split("_")[1].replace("%3a", ":")
+    if version is None:
+        print(f"        {source.name}: {name} is {name}={found}", flush=True)
+    path = directory / file
+    if not path.is_file():
+        _download(f"{name}={found}", path)
+    return Package(str(path), name, found)
+
+
+def _download(request: str, path: Path) -> None:
+    """Download into a directory beside `path`, then move; the hash that stays beside it marks a whole file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, suffix=".tmp") as staging:
+        _apt_get(["download", request], Path(staging))  # which verifies what it has downloaded
+        file = Path(staging, path.name)
+        if not file.is_file():
+            raise UserError(f"apt-get downloaded something else than {path.name} for {request}")
+        with atomic_write(_hash_file(path)) as hashes:
+            hashes.write(f"{sha256_of(file)}  {path.name}\n")
+        os.replace(file, path)
+
+
+def _hash_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _verified(path: Path) -> str:
+    """The sha256 of a package, which is the one that was noted when it was downloaded."""
+    found = sha256_of(path)
+    noted = _hash_file(path)
+    if noted.is_file() and noted.read_text().split()[:1] != [found]:
+        raise UserError(f"{path} is damaged: its sha256 is not the one in {noted.name}; delete both and run again")
+    return found
+
+
+def _apt_get(arguments: list[str], directory: Path) -> str:
+    if shutil.which("apt-get") is None:
+        raise UserError(
+            "Debian packages are downloaded with apt-get, which is not on this machine. Use another source; or run "
+            "this on Debian or Ubuntu, or in a container of theirs, and copy the directory downloads/debian here: "
+            "packages that are named with their version are then read without apt-get"
+        )
+    command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", *arguments]
+    try:
+        result = subprocess.run(
+            command,
+            cwd=directory if directory.is_dir() else None,
+            env={**os.environ, "LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            timeout=_LONGEST_DOWNLOAD,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"no answer within {_LONGEST_DOWNLOAD} seconds from: {' '.join(command)}") from error
+    if result.returncode == 0:
+        return result.stdout
+    reasons = [line[3:] for line in result.stderr.splitlines() if line.startswith("E: ")]
+    raise UserError(
+        f"apt-get cannot find or download {arguments[-1]} ({'; '.join(reasons) or 'without a reason'}). Run `apt-get "
+        f"update`, see which versions there are with `apt-cache policy {arguments[-1].partition('=')[0]}`, and correct "
+        "`packages`"
+    )
+
+
+def _source_package(path: Path) -> str:
+    """Name of the source package that the control file names, empty where it is the package's own."""
+    for member, file in deb.members(path, "control"):
+        if PurePosixPath(member.name).name == "control":
+            match = _SOURCE.search(file.read(_SMALL_FILE).decode(errors="replace"))
+            return match[1] if match else ""
+    return ""
+
+
+def _licence(path: Path, package: str) -> str:
+    """The licences of a machine-readable copyright file (DEP 5), each once."""
+    for member, file in deb.members(path, "data"):
+        if PurePosixPath("/", member.name) == PurePosixPath(f"/usr/share/doc/{package}/copyright"):
+            text = file.read(_SMALL_FILE).decode(errors="replace")
+            names = ", ".join(dict.fromkeys(_LICENCE.findall(text)))
+            return textwrap.shorten(names, _LONGEST_LICENCE, placeholder=" …") or _UNKNOWN_LICENCE
+    return _UNKNOWN_LICENCE
+
+
+class _Reader:
+    """Reads one package in bounded memory."""
+
+    def __init__(self, source: DebianPackages, number: int, package: Package, config: CollectionConfig) -> None:
+        self.source, self.number, self.package, self.config = source, number, package, config
+        self.position = ""  # of what was read last
+        self.group, self.licence = package.name, source.licence
+
+    def read(self) -> Iterator[Document | Quarantined]:
+        path = Path(self.package.path)
+        self.group = _source_package(path) or self.package.name
+        self.licence = _licence(path, self.package.name)
+        for member, file in deb.members(path, "data"):
+            self.position = name = shown(PurePosixPath("/", member.name).relative_to("/").as_posix())
+            if not manuals.is_text(name, self.source.languages):
+                continue
+            try:
+                yield from self._documents(name, decompressed(file))
+            except ArchiveError as error:
+                yield self.set_aside(name, "inside", error.reason)
+
+    def _documents(self, name: str, file: IO[bytes]) -> Iterator[Document | Quarantined]:
+        limit = self.config.max_record_bytes
+        for piece in itertools.count(1):
+            content = file.read(limit + 1)
+            if len(content) > limit and manuals.is_plain(name):
+                content += file.readline(limit)
+            elif len(content) > limit:
+                yield self.set_aside(name, "whole file", "too_large")
+                return
+            if not content and piece > 1:
+                return
+            yield self._document(name, content, piece)
+
+    def _document(self, name: str, content: bytes, piece: int) -> Document | Quarantined:
+        try:
+            text = manuals.text_of(name, content)
+        except UnicodeDecodeError as error:
+            return self.set_aside(name, f"byte {error.start}", "invalid_utf8")
+        except ValueError:
+            return self.set_aside(name, "whole file", "invalid_format")
+        origin = f"{self.package.name}/{name}"
+        return Document(
+            id=f"{self.source.name}/{origin}" + (f"{PART_MARK}{piece}" if piece > 1 else ""),
+            source=self.number,
+            kind="code" if manuals.is_code(name) else "prose",
+            origin=origin,
+            licence=self.licence,
+            revision=f"{self.package.name}={self.package.version}",
+            text=text,
+            group=self.group,
+        )
+
+    def set_aside(self, name: str, position: str, reason: str) -> Quarantined:
+        return Quarantined(self.number, f"{self.package.name}/{name}", position, reason)
