@@ -6,6 +6,7 @@ them is unpacked or run.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -166,21 +167,23 @@ def _apt_get(arguments: list[str], directory: Path) -> str:
 
 def _source_package(path: Path) -> str:
     """Name of the source package that the control file names, empty where it is the package's own."""
-    for member, file in deb.members(path, "control"):
-        if PurePosixPath(member.name).name == "control":
-            match = _SOURCE.search(file.read(_SMALL_FILE).decode(errors="replace"))
-            return match[1] if match else ""
-    return ""
+    match = _SOURCE.search(_small_file(path, "control", "/control"))
+    return match[1] if match else ""
 
 
 def _licence(path: Path, package: str) -> str:
     """The licences of a machine-readable copyright file (DEP 5), each once."""
-    for member, file in deb.members(path, "data"):
-        if PurePosixPath("/", member.name) == PurePosixPath(f"/usr/share/doc/{package}/copyright"):
-            text = file.read(_SMALL_FILE).decode(errors="replace")
-            names = ", ".join(dict.fromkeys(_LICENCE.findall(text)))
-            return textwrap.shorten(names, _LONGEST_LICENCE, placeholder=" …") or _UNKNOWN_LICENCE
-    return _UNKNOWN_LICENCE
+    names = dict.fromkeys(_LICENCE.findall(_small_file(path, "data", f"/usr/share/doc/{package}/copyright")))
+    return textwrap.shorten(", ".join(names), _LONGEST_LICENCE, placeholder=" …") or _UNKNOWN_LICENCE
+
+
+def _small_file(path: Path, archive: str, name: str) -> str:
+    """The beginning of a file in the package; empty where it is not there or cannot be reached."""
+    with contextlib.suppress(ArchiveError):  # which reading the documents will report
+        for member, file in deb.members(path, archive):
+            if PurePosixPath("/", member.name) == PurePosixPath(name):
+                return file.read(_SMALL_FILE).decode(errors="replace")
+    return ""
 
 
 class _Reader:
@@ -207,10 +210,9 @@ class _Reader:
     def _documents(self, name: str, file: IO[bytes]) -> Iterator[Document | Quarantined]:
         limit = self.config.max_record_bytes
         for piece in itertools.count(1):
-            content = file.read(limit + 1)
-            if len(content) > limit and manuals.is_plain(name):
-                content += file.readline(limit)
-            elif len(content) > limit:
+            if manuals.is_plain(name):
+                content = file.read(limit // 2) + file.readline(limit // 2)
+            elif len(content := file.read(limit + 1)) > limit:
                 yield self.set_aside(name, "whole file", "too_large")
                 return
             if not content and piece > 1:
