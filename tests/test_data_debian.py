@@ -211,6 +211,13 @@ def test_long_plain_files_are_read_in_pieces_and_long_pages_are_set_aside(tmp_pa
     assert [(row["file"], row["reason"]) for row in quarantined] == [("guide/b.html", "too_large")]
 
 
+def test_plain_text_beside_pages_in_html_is_taken_for_the_same_once_more(tmp_path: Path) -> None:
+    pages = {f"./doc/{number}.html": f"<p>Page {number}.</p>".encode() for number in range(12)}
+    files = {**pages, "./doc/guide.txt": GOOD.encode(), "./man/man1/a.1": b".TH A 1\n.SH NAME\na"}
+    documents, _, _ = collected(put(tmp_path, package(tar(files))), tmp_path)
+    assert {name.rpartition(".")[2] for name in texts(documents)} == {"html", "1"}
+
+
 def test_only_texts_in_the_wanted_languages_are_read() -> None:
     wanted = ["doc/guide/html/es/index.html", "help/C/intro.page", "man/man1/ls.1.gz", "man/fr/man1/ls.1.gz", "a.md"]
     refused = [
@@ -257,7 +264,8 @@ def test_pages_that_cannot_be_parsed_raise_and_deep_ones_do_not() -> None:
 
 def test_man_macros_become_paragraphs() -> None:
     source = (
-        '.\\" a comment\n.TH LS 1\n.de XX\nhidden\n..\n.SH NAME\nls \\- list\n.SH OPTIONS\n.TP\n.BR \\-a ", " \\-\\-all\n'
+        '.\\" a comment\n.TH LS 1\n.de XX\nhidden\n..\n.SH NAME\nls \\- list\n.SH OPTIONS\n'
+        '.TP\n.BR \\-a ", " \\-\\-all\n'
         "all \\fIfiles\\fP,\neven those.\n.IP \\(bu 2\nA point.\n.nf\n  kept\n  so\n.fi\n.TS\na table\n.TE\n"
         "Caf\\[aq] at \\(Foguillemets\\(Fc.\n.SH AUTHOR\nSomeone\n.SH NOTES\nEnd.\n"
     )

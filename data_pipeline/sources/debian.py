@@ -35,6 +35,7 @@ _SOURCE = re.compile(r"^Source: *([a-z0-9][a-z0-9+.-]+)", re.MULTILINE)
 _LICENCE = re.compile(r"^License:[^\S\n]*(\S[^\n]*?)[^\S\n]*$", re.MULTILINE)
 _LONGEST_LICENCE = 200  # characters
 _UNKNOWN_LICENCE = "see copyright file"
+_MANY_PAGES = 10  # in HTML; a package that has them holds the same, or their sources, once more as plain text
 _SMALL_FILE = 1_000_000  # bytes that are read of a control or copyright file
 
 
@@ -165,47 +166,44 @@ def _apt_get(arguments: list[str], directory: Path) -> str:
     )
 
 
-def _source_package(path: Path) -> str:
-    """Name of the source package that the control file names, empty where it is the package's own."""
-    match = _SOURCE.search(_small_file(path, "control", "/control"))
-    return match[1] if match else ""
-
-
-def _licence(path: Path, package: str) -> str:
-    """The licences of a machine-readable copyright file (DEP 5), each once."""
-    names = dict.fromkeys(_LICENCE.findall(_small_file(path, "data", f"/usr/share/doc/{package}/copyright")))
-    return textwrap.shorten(", ".join(names), _LONGEST_LICENCE, placeholder=" …") or _UNKNOWN_LICENCE
-
-
-def _small_file(path: Path, archive: str, name: str) -> str:
-    """The beginning of a file in the package; empty where it is not there or cannot be reached."""
-    with contextlib.suppress(ArchiveError):  # which reading the documents will report
-        for member, file in deb.members(path, archive):
-            if PurePosixPath("/", member.name) == PurePosixPath(name):
-                return file.read(_SMALL_FILE).decode(errors="replace")
-    return ""
-
-
 class _Reader:
     """Reads one package in bounded memory."""
 
     def __init__(self, source: DebianPackages, number: int, package: Package, config: CollectionConfig) -> None:
         self.source, self.number, self.package, self.config = source, number, package, config
         self.position = ""  # of what was read last
-        self.group, self.licence = package.name, source.licence
+        self.group, self.licence = package.name, _UNKNOWN_LICENCE
+        self.pages = 0  # in HTML
 
     def read(self) -> Iterator[Document | Quarantined]:
-        path = Path(self.package.path)
-        self.group = _source_package(path) or self.package.name
-        self.licence = _licence(path, self.package.name)
-        for member, file in deb.members(path, "data"):
-            self.position = name = shown(PurePosixPath("/", member.name).relative_to("/").as_posix())
-            if not manuals.is_text(name, self.source.languages):
+        with contextlib.suppress(ArchiveError):  # the same error comes again below
+            self._look_through()
+        for self.position, file in self._files("data"):
+            name = self.position
+            if not self._is_wanted(name) or (manuals.is_plain(name) and self.pages >= _MANY_PAGES):
                 continue
             try:
                 yield from self._documents(name, decompressed(file))
             except ArchiveError as error:
                 yield self.set_aside(name, "inside", error.reason)
+
+    def _look_through(self) -> None:
+        """Find what has to be known before the first document: the source package, the licences, the pages."""
+        for name, file in self._files("control"):
+            if name == "control" and (match := _SOURCE.search(_beginning(file))):
+                self.group = match[1]
+        for name, file in self._files("data"):
+            if name == f"usr/share/doc/{self.package.name}/copyright":
+                names = ", ".join(dict.fromkeys(_LICENCE.findall(_beginning(file))))
+                self.licence = textwrap.shorten(names, _LONGEST_LICENCE, placeholder=" …") or _UNKNOWN_LICENCE
+            self.pages += manuals.is_page(name) and self._is_wanted(name)
+
+    def _files(self, archive: str) -> Iterator[tuple[str, IO[bytes]]]:
+        for member, file in deb.members(Path(self.package.path), archive):
+            yield shown(PurePosixPath("/", member.name).relative_to("/").as_posix()), file
+
+    def _is_wanted(self, name: str) -> bool:
+        return manuals.is_text(name, self.source.languages)
 
     def _documents(self, name: str, file: IO[bytes]) -> Iterator[Document | Quarantined]:
         limit = self.config.max_record_bytes
@@ -240,3 +238,7 @@ class _Reader:
 
     def set_aside(self, name: str, position: str, reason: str) -> Quarantined:
         return Quarantined(self.number, f"{self.package.name}/{name}", position, reason)
+
+
+def _beginning(file: IO[bytes]) -> str:
+    return file.read(_SMALL_FILE).decode(errors="replace")

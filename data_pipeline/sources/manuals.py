@@ -46,6 +46,11 @@ def is_code(name: str) -> bool:
     return _suffix(name) in _CODE and not _MANUAL_PAGE.search(name.lower())
 
 
+def is_page(name: str) -> bool:
+    """Whether the file is a page in HTML."""
+    return _suffix(name) in _HTML
+
+
 def is_plain(name: str) -> bool:
     """Whether the file is text as it stands, so that a long one can be read in pieces."""
     return _suffix(name) in _PLAIN and not _MANUAL_PAGE.search(name.lower())
