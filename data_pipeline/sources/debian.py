@@ -178,8 +178,8 @@ class _Reader:
     def read(self) -> Iterator[Document | Quarantined]:
         with contextlib.suppress(ArchiveError):  # the same error comes again below
             self._look_through()
-        for self.position, file in self._files("data"):
-            name = self.position
+        for name, file in self._files("data"):
+            self.position = name
             if not self._is_wanted(name) or (manuals.is_plain(name) and self.pages >= _MANY_PAGES):
                 continue
             try:
