@@ -35,6 +35,7 @@ _SOURCE = re.compile(r"^Source: *([a-z0-9][a-z0-9+.-]+)", re.MULTILINE)
 _LICENCE = re.compile(r"^License:[^\S\n]*(\S[^\n]*?)[^\S\n]*$", re.MULTILINE)
 _LONGEST_LICENCE = 200  # characters
 _UNKNOWN_LICENCE = "see copyright file"
+_PIECE_BYTES = 262_144  # of a long plain text: what one byte that is not UTF-8 costs
 _MANY_PAGES = 10  # in HTML; a package that has them holds the same, or their sources, once more as plain text
 _SMALL_FILE = 1_000_000  # bytes that are read of a control or copyright file
 
@@ -207,9 +208,10 @@ class _Reader:
 
     def _documents(self, name: str, file: IO[bytes]) -> Iterator[Document | Quarantined]:
         limit = self.config.max_record_bytes
+        piece_bytes = min(_PIECE_BYTES, limit // 2)
         for piece in itertools.count(1):
             if manuals.is_plain(name):
-                content = file.read(limit // 2) + file.readline(limit // 2)
+                content = file.read(piece_bytes) + file.readline(piece_bytes)
             elif len(content := file.read(limit + 1)) > limit:
                 yield self.set_aside(name, "whole file", "too_large")
                 return

@@ -21,10 +21,10 @@ _SKIPPED = frozenset(
 )
 # Classes, ids and roles of what Sphinx, Doxygen, Javadoc, rustdoc, DocBook and their like put around the text.
 _AROUND = frozenset(
-    "bottom-nav bottomlang breadcrumb breadcrumbs copiable-anchor copiable-link copybutton docnav footer header "
+    "bar bottom-nav bottomlang breadcrumb breadcrumbs copiable-anchor copiable-link copybutton docnav footer header "
     "headerlink hideme lineno linenos nav nav-bar nav-panel nav-path nav_table navbar navfooter navheader navigation "
     "navpath navrow navsetbottom navsettop out-of-band page-header path permalink quickview related search searchbox "
-    "sidebar skip-nav sphinxsidebar srclink sub-nav table-of-contents tabs toc tocframe tocset top-nav toplang "
+    "sidebar skip-nav sphinxsidebar srclink sub-nav t-navbar table-of-contents tabs toc tocframe tocset top-nav toplang "
     "viewcode-link".split()
 )
 _SPACE = re.compile(r"\s+")

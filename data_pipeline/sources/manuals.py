@@ -17,7 +17,7 @@ _MANUAL_PAGE = re.compile(r"(?:^|/)man/(?:[^/]+/)?man\d\w*/[^/]+$")
 # pages and programs, which would be read twice.
 _NO_TEXT = re.compile(
     r"(?:^|/)(?:_sources|_modules|_static|_downloads|class-use|index-files|search)/"
-    r"|/src/.*\.html|(?:_source|-members|_8h|_8c|_8cpp)\.html"
+    r"|/src/.*\.html|(?:_source|-members|_8h|_8c|_8cpp|-big-page(?:\.\w+)?)\.html"
     r"|(?:^|/)(?:all\.html|allclasses|allpackages|annotated|authors|change|classes\.|cmakelists|constant-values|contributors"
     r"|copying|copyright|credits|deprecated-list|doc-index|files\.|functions_|general-index|genindex|globals|hierarchy\."
     r"|index-all|inherits|licen[cs]e|namespacemembers|news|overview-tree|package-(?:tree|use)|py-modindex"
