@@ -22,7 +22,7 @@ from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document
 from data_pipeline.sources import deb, manuals
 from data_pipeline.sources.config import DebianPackages
-from data_pipeline.sources.html import manual_page
+from data_pipeline.sources.layout import manual_page
 from data_pipeline.sources.opening import ArchiveError
 from data_pipeline.sources.roff import manual_text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from data_pipeline.sources import html
+from data_pipeline.sources import layout
 from data_pipeline.sources.opening import plain_suffix
 from data_pipeline.sources.roff import manual_text
 
@@ -66,7 +66,7 @@ def text_of(name: str, content: bytes) -> str:
     if _MANUAL_PAGE.search(name.lower()):
         return manual_text(content.decode())
     if suffix in _HTML or suffix == ".page":
-        return html.manual_page(content, xml=suffix == ".page")
+        return layout.manual_page(content, xml=suffix == ".page")
     return content.decode("utf-8-sig")
 
 

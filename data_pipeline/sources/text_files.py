@@ -13,7 +13,6 @@ from common.errors import UserError
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document, Quarantined
 from data_pipeline.sources.config import TextFiles
-from data_pipeline.sources.html import article
 from data_pipeline.sources.opening import ArchiveError, is_remote, matching, open_plain, open_raw, plain_suffix, shown
 
 _CODE = frozenset(
@@ -216,12 +215,15 @@ class _Reader:
 
     def _html(self, file: IO[bytes]) -> Document | Quarantined:
         """The text of the page without menus and footers, as trafilatura sees them."""
+        import trafilatura
+
         content = file.read(self.config.max_record_bytes + 1)
         if len(content) > self.config.max_record_bytes:
             return self.set_aside("whole file", "too_large")
         try:
-            text = article(content)
-        except ValueError:
+            # Its own removal of repeated lines depends on the pages before.
+            text = trafilatura.extract(content, include_comments=False, deduplicate=False)
+        except Exception:  # of lxml and of the recursion limit, for pages that no browser reads either
             return self.set_aside("whole file", "invalid_html")
         return self._document(text, "") if text else self.set_aside("whole file", "no_text")
 
