@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.config import DeduplicationConfig, ProseFilters
+from data_pipeline.config import STOP_WORDS, DeduplicationConfig, ProseFilters
 from data_pipeline.dedup import duplicates, minhash, sketches
 from data_pipeline.documents import batches, read_documents
 from data_pipeline.quality.filters import prose_rules
+from data_pipeline.quality.lexicon import different_words
 from data_pipeline.quality.lines import Lines
 from data_pipeline.quality.prose_signals import c4_sentences, line_signals, ngram_signals, prose_signals, word_signals
-from data_pipeline.quality.words import WordTable
+from data_pipeline.quality.words import Words, WordTable
 
 # The published thresholds, with the settings that datatrove's code has where papers differ.
 LIMITS = ProseFilters(max_repeated_characters=0.01, min_sentences=5, min_words_for_repetition=0)
@@ -39,11 +40,21 @@ RULES = {
 }
 
 
+def quality_signals(texts: Sequence[str], words: Words) -> dict[str, np.ndarray]:
+    """What Gopher's quality rules need: like datatrove's, these look for English stop words whatever the language."""
+    return {**word_signals(texts, words), "stop_words": different_words(words, [(word,) for word in STOP_WORDS["en"]])}
+
+
+def all_signals(texts: Sequence[str], table: WordTable) -> dict[str, np.ndarray]:
+    words = table.read(texts)
+    return {**prose_signals(texts, words, table), **quality_signals(texts, words)}
+
+
 def measures(table: WordTable) -> dict[str, Callable[[Sequence[str]], Any]]:
     """What each filter alone has to measure."""
     return {
         "gopher_quality": lambda texts: (
-            word_signals(texts, table.read(texts), LIMITS.stop_words),
+            quality_signals(texts, table.read(texts)),
             line_signals(texts, Lines(texts)),
         ),
         "gopher_repetition": lambda texts: (
@@ -65,7 +76,7 @@ def filters(name: str, parts: list[list[str]]) -> dict[str, Any]:
             measure(texts)
         return {"seconds": time.perf_counter() - started}
     started = time.perf_counter()
-    measured = [prose_signals(texts, table, LIMITS.stop_words) for texts in parts]
+    measured = [all_signals(texts, table) for texts in parts]
     seconds = time.perf_counter() - started
     columns = {key: np.concatenate([part[key] for part in measured]).astype(np.float32) for key in measured[0]}
     broken = prose_rules(columns, LIMITS)
@@ -101,7 +112,7 @@ def deduplicate(documents: Path, folder: Path) -> dict[str, Any]:
 
 
 def main(task: str, documents: str, folder: str) -> None:
-    prose_signals(["A few words."], WordTable(), ())  # tables of characters, as the others load their language
+    all_signals(["A few words."], WordTable())  # tables of characters, as the others load their language
     minhash.shingles(["A few words."], 5)
     if task == "deduplication":
         result = deduplicate(Path(documents), Path(folder))

@@ -1,9 +1,10 @@
 """Wall time to one loss, nanoGPT against ours: python -m benchmarks.time_to_loss --peer PATH.
 
-nanoGPT trains on our config's tokens with each of several learning rates, then with the best one on further seeds.
-Ours is given a tenth of the wall time that nanoGPT took at its best rate: once with our config as it is, and once with
-as many blocks of the same width as nanoGPT has. All are scored in the same windows of the whole held-out set. Times are
-those of the training loops, compiling included. Finished runs are kept in a file, so the command can be interrupted and
+nanoGPT first tries several learning rates on our config's tokens. Only the losses of these trials count, so other work
+may run beside them (`--trials-only` stops there); everything after needs a quiet machine. It then trains with the best
+rate once a seed, timed. Ours is given a tenth of that wall time: once with our config as it is, and once with as many
+blocks of the same width as nanoGPT has. All are scored in the same windows of the whole held-out set. Times are those
+of the training loops, compiling included. Finished runs are kept in a file, so the command can be interrupted and
 repeated.
 """
 
@@ -57,6 +58,8 @@ class TimeToLossCommand:
     """Tokens of each step of nanoGPT."""
     seeds: int = 3
     """Seeds of both."""
+    trials_only: bool = False
+    """Try the learning rates and stop."""
     fraction: float = 0.1
     """Share of nanoGPT's wall time that ours gets."""
     compiled: bool = True
@@ -130,14 +133,14 @@ def measure(command: TimeToLossCommand, results: Results) -> dict[str, list[Resu
             results.add({**about, **key, **run(command, *arguments)})
         return results.find(**about, **key) or {}
 
-    def nanogpt(rate: float, seed: int) -> Result:
-        return once(run_peer, rate, seed, who="nanoGPT", rate=rate, seed=seed)
-
-    best = min((nanogpt(rate, 0) for rate in command.rates), key=lambda row: row["val/loss"])["rate"]
+    trials = [once(run_peer, rate, 0, who="trial", rate=rate) for rate in command.rates]
+    if command.trials_only:
+        return {}
+    best = min(trials, key=lambda row: row["val/loss"])["rate"]
     runs: dict[str, list[Result]] = {f"nanoGPT at {best:g}": [], OURS: [], f"{OURS}, in its size": []}
     for seed in range(command.seeds):
         theirs, *ours = runs.values()
-        theirs.append(nanogpt(best, seed))
+        theirs.append(once(run_peer, best, seed, who="nanoGPT", rate=best, seed=seed))
         seconds = round(command.fraction * theirs[-1]["seconds"], 1)
         for rows, same_size in zip(ours, (False, True), strict=True):
             key = {"who": OURS, "same_size": same_size, "given": seconds, "seed": seed}
@@ -150,9 +153,12 @@ def main(argv: Sequence[str]) -> None:
     Path(command.out).parent.mkdir(parents=True, exist_ok=True)
     results = Results(Path(command.out))
     runs = measure(command, results)
+    tried = [row for row in results.rows if row["who"] == "trial"]
+    if not runs:
+        print(*(f"nanoGPT at {row['rate']:g}: {row['val/loss']:.4f}" for row in tried), sep="\n")
+        return
     table = Table("", "parameters", "held-out loss", "bits per byte", "seconds", "steps", title_justify="left")
-    tried = [row for row in results.rows if row["who"] == "nanoGPT" and row["seed"] == 0]
-    for who, rows in {**{f"nanoGPT at {row['rate']:g}, one seed": [row] for row in tried}, **runs}.items():
+    for who, rows in {**{f"nanoGPT at {row['rate']:g}, trial": [row] for row in tried}, **runs}.items():
         table.add_row(who, f"{rows[0]['parameters'] / 1e6:.1f} M", *figures(rows))
     console = Console(width=120)
     console.print(table)

@@ -45,7 +45,7 @@ def load_config(path: str | Path, kind: type[T]) -> T:
     if not isinstance(config, kind):
         found = type(config).__name__ if hasattr(module, "config") else "no such name"
         raise UserError(f"{path} must define `config = {kind.__name__}(...)`; found {found}")
-    _check_types(config, where=f"{path}: config")
+    check_types(config, where=f"{path}: config")
     return config
 
 
@@ -115,16 +115,16 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
     sys.exit(0)
 
 
-def _check_types(config: Any, where: str) -> None:
+def check_types(config: Any, where: str) -> None:
     """Dataclasses do not check their fields; a wrong type in a config file should be caught where it was written."""
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, path = getattr(config, field.name), f"{where}.{field.name}"
         if dataclasses.is_dataclass(value):
-            _check_types(value, path)
+            check_types(value, path)
         elif isinstance(value, tuple) and any(dataclasses.is_dataclass(item) for item in value):
             for number, item in enumerate(value):
-                _check_types(item, f"{path}[{number}]")
+                check_types(item, f"{path}[{number}]")
         else:
             try:
                 TypeAdapter(hints[field.name]).validate_python(value, strict=True)

@@ -25,7 +25,6 @@ _NEWLINES = re.compile("\r\n?|[\u0085\u2028\u2029\x0b\x0c]")
 _CODE_NEWLINES = re.compile("\r\n?")  # U+2028 and its like are legal inside a string
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 _CODE_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff]")
-_TRAILING = re.compile(r"[^\S\n]+(?=\n|\Z)")
 
 # Whole lines that are buttons, notices and links around a text; after RefinedWeb (Penedo et al. 2023, appendix G).
 _LONGEST_BOILERPLATE = 80
@@ -41,6 +40,7 @@ _BOILERPLATE = re.compile(
 
 # Template and formula holes in encyclopedia text, and how each is closed.
 _INVISIBLE = re.compile("[\u2060\u200b\u00ad]")  # word joiner, zero-width space, soft hyphen
+_MARKS_OF_HOLES = re.compile(r"[(\[][\s,;:/]*[)\]]|\([\s,;:]|\s\)|  | [,;:.]")  # cheap: most texts have none
 _EMPTY_BRACKETS = re.compile(r"\s*(\(\s*[,;:/\s]*\)|\[\s*[,;:/\s]*\])")
 _BRACKET_START = re.compile(r"\(\s*[,;:]\s*(?:also,\s*)?")
 _BRACKET_END = re.compile(r"\s*[,;:]?\s+\)")
@@ -89,7 +89,7 @@ def clean(document: Document, config: CleaningConfig, repairs: Counter[str]) -> 
         text = mask_personal(text, repairs)
     if config.mask_secrets:
         text = mask_secrets(text, repairs)
-    text = _TRAILING.sub("", text)
+    text = "\n".join(map(str.rstrip, text.split("\n")))
     most = config.max_blank_lines + 1  # newlines in a row
     text = re.sub(rf"\n{{{most + 1},}}", "\n" * most, text)
     # A document ends without a newline, so that the end-of-text id always follows the last visible character.
@@ -125,6 +125,8 @@ def drop_boilerplate(text: str, repairs: Counter[str]) -> str:
 def close_holes(text: str) -> str:
     """Encyclopedia text without the marks of dropped templates: "A chair ( ) is" becomes "A chair is"."""
     text = _INVISIBLE.sub("", text)
+    if not _MARKS_OF_HOLES.search(text):
+        return text
     text = _EMPTY_BRACKETS.sub("", text)
     text = _BRACKET_START.sub("(", text)
     text = _BRACKET_END.sub(")", text)

@@ -10,9 +10,32 @@ from typing import IO, Any
 
 from common.files import atomic_write
 from data_pipeline.config import CollectionConfig
-from data_pipeline.documents import PART_MARK, Counts, Document, Quarantined, write_row
-from data_pipeline.sources import debian, hub, python_code, text_files, wikipedia
-from data_pipeline.sources.config import DebianPackages, HubDataset, PackagedWikipedia, PythonCode, Source, TextFiles
+from data_pipeline.documents import PART_MARK, Counts, Document, Quarantined, Skipped, write_row
+from data_pipeline.sources import (
+    debian,
+    git_repository,
+    hub,
+    pypi,
+    python_code,
+    text_files,
+    warc,
+    web_pages,
+    wiki_dump,
+    wikipedia,
+)
+from data_pipeline.sources.config import (
+    DebianPackages,
+    GitRepositories,
+    HubDataset,
+    PackagedWikipedia,
+    PyPIPackages,
+    PythonCode,
+    Source,
+    TextFiles,
+    WarcFiles,
+    WebPages,
+    WikipediaDump,
+)
 
 # The module of each kind of source. `plan` finds its parts, each with a text that tells whether it has changed, and
 # `read` gives the records of one part.
@@ -21,6 +44,11 @@ READERS: dict[type[Source], Any] = {
     PythonCode: python_code,
     HubDataset: hub,
     TextFiles: text_files,
+    GitRepositories: git_repository,
+    PyPIPackages: pypi,
+    WikipediaDump: wiki_dump,
+    WebPages: web_pages,
+    WarcFiles: warc,
     DebianPackages: debian,
 }
 
@@ -57,11 +85,14 @@ def collect_part(task: str, directory: Path, part: Part) -> Counts:
     with ExitStack() as shards, atomic_write(directory / "dropped" / f"{task}.jsonl") as quarantine:
         file: IO[str] | None = None
         for record in _checked(records, part):
-            counts.documents_in += 1
-            if isinstance(record, Quarantined):
-                counts.dropped[record.reason] += 1
-                write_row(quarantine, record)
+            if not isinstance(record, Document):
+                number = record.count if isinstance(record, Skipped) else 1
+                counts.documents_in += number
+                counts.dropped[record.reason] += number
+                if isinstance(record, Quarantined):
+                    write_row(quarantine, record)
                 continue
+            counts.documents_in += 1
             if file is None or size >= part.config.shard_bytes:
                 shards.close()  # completes the shard before
                 file = shards.enter_context(atomic_write(directory / f"{task}-{pieces:03d}.jsonl"))
@@ -69,6 +100,8 @@ def collect_part(task: str, directory: Path, part: Part) -> Counts:
             write_row(file, record)
             counts.documents_out += 1
             size += record.byte_count
+            counts.bytes_out += record.byte_count
+    counts.bytes_in = counts.bytes_out  # how much text an unreadable record held is not known
     return counts
 
 
@@ -90,10 +123,12 @@ def cut_text(text: str, limit: int) -> list[str]:
     return [*pieces, "".join(current)]
 
 
-def _checked(records: Iterable[Document | Quarantined], part: Part) -> Iterator[Document | Quarantined]:
+def _checked(
+    records: Iterable[Document | Quarantined | Skipped], part: Part
+) -> Iterator[Document | Quarantined | Skipped]:
     """The promises that later stages rely on: encodable text without NUL, not empty, and bounded in size."""
     for record in records:
-        if isinstance(record, Quarantined):
+        if not isinstance(record, Document):
             yield record
             continue
         reason = _unreadable(record.text, part.config)

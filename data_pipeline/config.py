@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from data_pipeline.sources.config import PackagedWikipedia, PythonCode, Source
 
@@ -37,6 +38,32 @@ class CleaningConfig:
     """Replace keys and tokens in the formats of well-known services by a placeholder."""
 
 
+STOP_WORDS = {
+    "en": ("the", "be", "to", "of", "and", "that", "have", "with"),
+    "es": ("de", "la", "que", "el", "en", "y", "los", "con"),
+    "fr": ("de", "la", "le", "et", "les", "des", "en", "est"),
+    "de": ("der", "die", "und", "von", "den", "mit", "ist", "das"),
+    "pt": ("de", "que", "o", "do", "da", "em", "para", "com"),
+    "it": ("di", "e", "il", "che", "la", "per", "non", "con"),
+}
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """What the measures themselves depend on. A change measures every text again; a changed filter never does."""
+
+    candidate_languages: tuple[str, ...] = ()
+    """Languages that a text can be found to be in, as ISO 639 codes; empty means all 139. Name those that you expect,
+    and Spanish is never taken for Extremaduran; name one, and all text is taken for it."""
+    stop_words: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(STOP_WORDS))
+    """Frequent words of each language: Gopher's eight for English, eight alike for the others, as in FineWeb-2."""
+    reference_sources: tuple[str, ...] = ()
+    """Names of sources whose prose is what good text reads like: a character model is trained on them, and all prose is
+    scored by it, as in CCNet (Wenzek et al. 2020). Empty scores nothing."""
+    reference_bytes: int = 10_000_000
+    """Text to train that model on, in bytes."""
+
+
 @dataclass(frozen=True)
 class ProseFilters:
     """Rules for natural language. Gopher is Rae et al. 2021 (table A1), FineWeb is Penedo et al. 2024."""
@@ -58,9 +85,7 @@ class ProseFilters:
     min_alphabetic_words: float = 0.8
     """Gopher: fraction of words and punctuation marks with at least one letter."""
     min_stop_words: int = 2
-    """Gopher: how many different `stop_words` a text must contain."""
-    stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
-    """Gopher's list for English; give another for another language."""
+    """Gopher: how many different words of `measures.stop_words` a text must contain; other languages are passed."""
     max_duplicate_lines: float = 0.3
     """Gopher: fraction of lines, and of paragraphs, that repeat an earlier one."""
     max_duplicate_line_characters: float = 0.2
@@ -83,11 +108,23 @@ class ProseFilters:
     """C4: sentences in lines that end like one. C4 asks for 5, and so drops braces, lists, tables and short entries."""
     max_word_characters: int = 1000
     """C4: a longer word marks base64, minified text or a list of links."""
+    languages: tuple[str, ...] = ()
+    """Languages to keep, as ISO 639 codes; empty keeps all."""
+    min_language_probability: float = 0.65
+    """DCLM (Li et al. 2024): a text whose language is less certain is dropped."""
+    max_toxic_words: float = 0.05
+    """Fraction of words that stand in the lexicon of slurs and obscenities (English, Spanish and French)."""
+    min_different_toxic_words: int = 3
+    """A text with fewer different ones is never dropped for them."""
+    max_bits_per_character: float | None = None
+    """With `measures.reference_sources`: what the reference's character model makes of the text."""
+    max_bits_percentile: float = 100.0
+    """The same as a percentile of all prose that was measured: CCNet's head is 30, its head and middle are 60."""
 
 
 @dataclass(frozen=True)
 class CodeFilters:
-    """Rules for source code. StarCoder is Li et al. 2023 (section 3.2)."""
+    """Rules for source code. StarCoder is Li et al. 2023 (section 3.2), SantaCoder is Ben Allal et al. 2023."""
 
     max_line_characters: int = 1000
     """StarCoder: longest line."""
@@ -103,6 +140,17 @@ class CodeFilters:
     """CodeParrot (Tunstall et al. 2022): drop files whose first lines say that a program wrote them."""
     must_parse: bool = True
     """Drop Python files that the running interpreter cannot parse, such as Python 2."""
+    drop_xml: bool = True
+    """StarCoder: drop files, other than XSLT, with an XML header in the first 100 characters."""
+    min_visible_text: float = 0.2
+    """StarCoder: fraction of an HTML file's characters that a browser shows."""
+    min_visible_characters: int = 100
+    """StarCoder: characters of an HTML file that a browser shows."""
+    min_comments: float = 0.0
+    """Fraction of characters in comments and docstrings of Python, Java, JavaScript and TypeScript; 0.01 in SantaCoder,
+    none in StarCoder."""
+    max_comments: float = 1.0
+    """The same from above; 0.8 in SantaCoder, none in StarCoder."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +191,12 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """SentencePiece BPE, trained on the training split."""
+    """SentencePiece BPE, trained on the training split; or an encoding of tiktoken, as it is."""
 
+    kind: Literal["sentencepiece", "tiktoken"] = "sentencepiece"
+    """Which; the fields below but `encoding` are for SentencePiece."""
+    encoding: str = "gpt2"
+    """With tiktoken: the name of one of its encodings, which it downloads, or a file of ranks (*.tiktoken)."""
     vocab_size: int = 32_768
     """Pieces, with the 256 bytes and the special ids."""
     sample_bytes: int = 100_000_000
@@ -175,6 +227,8 @@ class DataConfig:
     """How raw text is cut into documents."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
     """Repairs that keep the meaning of a text."""
+    measures: MeasureConfig = field(default_factory=MeasureConfig)
+    """What quality is measured against."""
     filters: FilterConfig = field(default_factory=FilterConfig)
     """Quality filters by kind of text."""
     deduplication: DeduplicationConfig = field(default_factory=DeduplicationConfig)

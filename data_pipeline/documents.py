@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from common.files import atomic_write
 
-_BATCH_CHARACTERS = 4_000_000
+_BATCH_CHARACTERS = 1_000_000
 PART_MARK = "#part"  # stands in the id of a piece between the id of the whole text and the place of the piece
 
 
@@ -29,6 +29,7 @@ class Document:
     text: str
     group: str = ""  # what has to stay on one side of the split, such as a repository; the whole text where empty
     split: str = ""  # "train" or "val" once the split stage has decided
+    language: str = ""  # ISO 639 code of prose once the filter stage has passed it; code has none
 
     @property
     def byte_count(self) -> int:
@@ -52,6 +53,14 @@ class Quarantined:
 
 
 @dataclass
+class Skipped:
+    """Records that were read and are no text to learn from, such as redirects: counted by their reason, not listed."""
+
+    reason: str
+    count: int = 1
+
+
+@dataclass
 class Counts:
     """What one task did. `documents_in == documents_out + sum(dropped.values())`, or the run stops."""
 
@@ -59,6 +68,8 @@ class Counts:
     documents_out: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     details: dict[str, Any] = field(default_factory=dict)  # small numbers of the stage's own, ready for JSON
+    bytes_in: int = 0  # of text in UTF-8, counted by the stages that drop documents
+    bytes_out: int = 0
 
 
 def read_documents(path: Path) -> Iterator[Document]:
@@ -68,7 +79,7 @@ def read_documents(path: Path) -> Iterator[Document]:
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents in lists of about 4 million characters: arrays and calls work on many at once, in bounded memory."""
+    """Documents in lists of about a million characters: arrays and calls work on many at once, in bounded memory."""
     batch: list[Document] = []
     size = 0
     for document in documents:
@@ -105,9 +116,11 @@ def map_documents(
     with atomic_write(kept_path) as kept, atomic_write(dropped_path) as dropped:
         for document in read_documents(source):
             counts.documents_in += 1
+            counts.bytes_in += document.byte_count
             reason = decide(document)
             if reason is None:
                 counts.documents_out += 1
+                counts.bytes_out += document.byte_count
                 write_row(kept, document)
             else:
                 counts.dropped[reason] += 1

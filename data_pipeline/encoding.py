@@ -15,6 +15,7 @@ from data_pipeline.documents import Counts, batches, read_documents, read_rows, 
 from data_pipeline.hashing import mix64
 from data_pipeline.shards import ShardWriter, token_dtype
 from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.vocabulary_use import PieceCounter
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,15 @@ def encode_shard(task: str, directory: Path, argument: EncodeArgument) -> Counts
     """Ids of every document, each followed by the end-of-text id, in the order of the intermediate shard."""
     tokenizer = Tokenizer(argument.tokenizer)
     dtype = token_dtype(tokenizer.vocab_size)
-    counts, index = Counts(), []
+    counts, index, use = Counts(), [], PieceCounter(tokenizer.vocab_size)
     with (
         atomic_write(directory / f"{task}.tokens", "wb") as tokens,
         atomic_write(directory / f"{task}.documents.jsonl") as provenance,
     ):
         for batch in batches(read_documents(argument.path)):
-            for document, ids in zip(batch, tokenizer.encode_batch([item.text for item in batch]), strict=True):
+            encoded = tokenizer.encode_batch([document.text for document in batch])
+            use.add(batch, encoded)
+            for document, ids in zip(batch, encoded, strict=True):
                 stored = np.append(ids, tokenizer.eos_id)
                 assert stored.max() < tokenizer.vocab_size
                 tokens.write(stored.astype(dtype).tobytes())
@@ -54,6 +57,9 @@ def encode_shard(task: str, directory: Path, argument: EncodeArgument) -> Counts
                 counts.documents_out += 1
     with atomic_write(directory / f"{task}.index.npy", "wb") as file:
         np.save(file, np.array(index, np.int64).reshape(-1, 4))
+    with atomic_write(directory / f"{task}.pieces.npy", "wb") as file:
+        np.save(file, use.table())
+    counts.details = {"words": {str(source): words for source, words in sorted(use.words.items())}}
     return counts
 
 

@@ -17,6 +17,7 @@ from data_pipeline.documents import read_rows, write_row
 from data_pipeline.shards import token_dtype
 from data_pipeline.stages import StageResult
 from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.vocabulary_use import Vocabulary, piece_counts
 
 FORMAT = 1
 _SPLITS = ("train", "val")
@@ -50,15 +51,17 @@ def publish(
     for counts in packed.tasks.values():
         hashes |= counts.details["files"]
     quarantine = _quarantine(out, stages[0], [source.name for source in config.sources])
+    sources = _sources(config, sizes, packed)
+    use = _add_use(sources, model, next(stage for stage in stages if stage.name == "encode"))
     values = {
         "format": FORMAT,
         "name": out.name,
         "dtype": token_dtype(model.vocab_size).name,
         "vocab_size": model.vocab_size,
         "eos_id": model.eos_id,
-        "special_tokens": _special_ids(model),
-        "tokenizer": {"kind": "sentencepiece", "file": Tokenizer.file_name, "sha256": model.sha256},
-        "sources": _sources(config, sizes, packed),
+        "special_tokens": {piece: model.special_ids[piece] for piece in SPECIAL_TOKENS},
+        "tokenizer": {"kind": model.kind, "file": Tokenizer.file_name, "sha256": model.sha256, "use": use},
+        "sources": sources,
         "splits": {name: _split(name, packed) for name in _SPLITS},
         "licences": _licences(packed),
         "stages": [_stage(stage) for stage in stages if stage.name in _DOCUMENT_STAGES],
@@ -91,12 +94,8 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
     if quarantined:
         lines.append(f"{quarantined:,} records could not be read: {out / 'stages' / 'quarantine.jsonl'}")
     lines.append(f"dropped texts: {out / 'stages'}/*/dropped    dataset: {out}    {seconds:.1f} s")
+    lines.append(f"what was done, with examples: {out / 'report.html'}    dataset card: {out / 'README.md'}")
     return "\n".join(lines)
-
-
-def _special_ids(model: Tokenizer) -> dict[str, int]:
-    ids = {model.piece(number): number for number in range(model.vocab_size)}
-    return {piece: ids[piece] for piece in SPECIAL_TOKENS}
 
 
 def _place(file: Path, target: Path) -> None:
@@ -121,11 +120,13 @@ def _remove_strays(out: Path, wanted: set[str]) -> None:
 
 def _quarantine(out: Path, collected: StageResult, sources: list[str]) -> dict[str, int]:
     """Gather what could not be read in one file; returns how often each reason occurred."""
+    reasons: Counter[str] = Counter()
     with atomic_write(out / "stages" / "quarantine.jsonl") as file:
         for task in collected.tasks:
             for row in read_rows(collected.directory / "dropped" / f"{task}.jsonl"):
                 write_row(file, {**row, "source": sources[row["source"]]})
-    return dict(sorted(collected.counts.dropped.items()))
+                reasons[row["reason"]] += 1
+    return dict(sorted(reasons.items()))
 
 
 def _sources(
@@ -153,6 +154,18 @@ def _sources(
             }
         )
     return result
+
+
+def _add_use(sources: list[dict[str, Any]], model: Tokenizer, encoded: StageResult) -> dict[str, Any]:
+    """Add to every source how the vocabulary serves it; returns the same of all together."""
+    counts = piece_counts(encoded.paths(".pieces.npy"), model.vocab_size, len(sources))
+    words: Counter[int] = Counter()
+    for task in encoded.tasks.values():
+        words.update({int(number): count for number, count in task.details["words"].items()})
+    vocabulary = Vocabulary.of(model)
+    for number, source in enumerate(sources):
+        source["tokenizer_use"] = vocabulary.use(counts[number], words[number])
+    return vocabulary.use(counts.sum(axis=0), sum(words.values()))
 
 
 def _split(name: str, packed: StageResult) -> dict[str, Any]:
@@ -185,13 +198,21 @@ def _licences(packed: StageResult) -> dict[str, int]:
 
 def _stage(stage: StageResult) -> dict[str, Any]:
     counts = stage.counts
-    return {
+    values: dict[str, Any] = {
         "name": stage.name,
         "documents_in": counts.documents_in,
         "documents_out": counts.documents_out,
+        "bytes_in": counts.bytes_in,
+        "bytes_out": counts.bytes_out,
         "dropped": dict(sorted(counts.dropped.items())),
         "seconds": stage.seconds,
     }
+    if stage.name == "clean":
+        repairs: Counter[str] = Counter()
+        for task in stage.tasks.values():
+            repairs.update(task.details)
+        values["repairs"] = dict(sorted((+repairs).items()))
+    return values
 
 
 def _fingerprint(hashes: dict[str, str]) -> str:

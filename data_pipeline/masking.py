@@ -13,13 +13,15 @@ from collections.abc import Callable
 
 _EMAIL = re.compile(r"(?<![\w.+%-])[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w@-])")
 _EXAMPLE_DOMAINS = ("example.com", "example.org", "example.net", ".example", ".invalid", ".test", ".localhost")
-_IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
+# What may not stand before is looked at after the first character, because a search for one of a few is fast.
+_IPV4 = re.compile(r"(?s)[0-9](?<![\w.-].)\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3}(?![\w-]|\.\d)")
 _VERSION = re.compile(r"(?:version|release|\bv|[=<>~]=)\s*$", re.IGNORECASE)
+_MAYBE_IPV6 = re.compile(":[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:){2,7}(?::?[0-9A-Fa-f]{1,4}){1,6}(?![\w:.])")
 # International numbers, and those of North America in their usual spelling.
 _PHONE = re.compile(
-    r"(?<![\w.+-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}"
-    r"|(?:\+?1[ .-])?\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}-\d{3}-\d{4})(?![\w-]|\.\d)"
+    r"(?s)[+(0-9](?<![\w.+-].)(?:(?<=\+)\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}"
+    r"|(?:(?<=\()|(?:(?<=\+)1|(?<=1))[ .-]\()\d{3}\) ?\d{3}[ .-]\d{4}|(?<=[0-9])\d{2}-\d{3}-\d{4})(?![\w-]|\.\d)"
 )
 _SECRETS = re.compile(
     r"""(?x)
@@ -38,6 +40,10 @@ _SECRETS = re.compile(
     )(?![A-Za-z0-9_])
     """
 )
+_BEGINNINGS = (
+    *("AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "AIza", "sk_live_"),
+    *("rk_live_", "sk-", "hf_", "npm_", "pypi-AgE", "SG.", "eyJ"),
+)
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z]{2,12} ){0,2}PRIVATE KEY-----[^-]{20,20000}-----END [A-Z ]{0,30}PRIVATE KEY-----"
 )
@@ -49,14 +55,15 @@ def mask_personal(text: str, counts: Counter[str]) -> str:
         text = _replace(_EMAIL, text, "<EMAIL>", "emails", counts, _is_personal_address)
     if text.count(".") >= 3:
         text = _replace(_IPV4, text, "<IP_ADDRESS>", "ip_addresses", counts, _is_public_address)
-    if text.count(":") >= 3:
+    if _MAYBE_IPV6.search(text):
         text = _replace(_IPV6, text, "<IP_ADDRESS>", "ip_addresses", counts, _is_public_address)
     return _replace(_PHONE, text, "<PHONE>", "phone_numbers", counts, _has_digits_of_a_phone_number)
 
 
 def mask_secrets(text: str, counts: Counter[str]) -> str:
     """Replace keys and tokens in the formats of well-known services, and private keys."""
-    text = _replace(_SECRETS, text, "<KEY>", "secrets", counts)
+    if any(beginning in text for beginning in _BEGINNINGS):
+        text = _replace(_SECRETS, text, "<KEY>", "secrets", counts)
     if "PRIVATE KEY-----" in text:
         text = _replace(_PRIVATE_KEY, text, "<KEY>", "secrets", counts)
     return text

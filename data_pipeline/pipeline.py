@@ -11,15 +11,16 @@ import sentencepiece
 
 from common.cli import to_dict
 from common.errors import UserError
-from common.files import only_process_in
+from common.files import only_process_in, sha256_of
 from data_pipeline import cleaning, collect, encoding, manifest, tokenizer_training
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig
 from data_pipeline.dedup import duplicates, sketches, split
-from data_pipeline.quality import filters, signals
+from data_pipeline.quality import character_model, filters, language, signals
+from data_pipeline.report import render
 from data_pipeline.stages import StageResult, StageRunner, input_tasks, process_pool
 from data_pipeline.tokenizer import Tokenizer
 
-STAGE_COUNT = 13
+STAGE_COUNT = 14
 
 
 def curate(config: DataConfig, out: Path, workers: int) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def curate(config: DataConfig, out: Path, workers: int) -> dict[str, Any]:
         tokenizer = _train_tokenizer(runner, config, assigned, sizes)
         packed = _encode(runner, config, assigned, tokenizer)
         result = manifest.publish(config, out, runner.results, sizes, tokenizer, packed)
+        render.bring_up_to_date(out, executor)
     print(manifest.summary(result, out, time.perf_counter() - started), flush=True)
     return result
 
@@ -62,10 +64,12 @@ def check(config: DataConfig) -> None:
             f"tokenizer.character_coverage is {config.tokenizer.character_coverage}; it must be below 1 (0.9999 is "
             "usual), or the byte pieces would never be learned"
         )
+    _check_measures(config, names)
     positive = {
         "collection.shard_bytes": config.collection.shard_bytes,
         "collection.max_document_bytes": config.collection.max_document_bytes,
         "collection.max_record_bytes": config.collection.max_record_bytes,
+        "measures.reference_bytes": config.measures.reference_bytes,
         "deduplication.shingle_words": config.deduplication.shingle_words,
         "deduplication.bands": config.deduplication.bands,
         "deduplication.rows": config.deduplication.rows,
@@ -77,8 +81,29 @@ def check(config: DataConfig) -> None:
             raise UserError(f"{name} is {value}; it must be at least 1")
 
 
+def _check_measures(config: DataConfig, sources: list[str]) -> None:
+    prose = config.filters.prose
+    known = {
+        "measures.reference_sources": (config.measures.reference_sources, sources),
+        "measures.candidate_languages": (config.measures.candidate_languages, language.LANGUAGES),
+        "measures.stop_words": (tuple(config.measures.stop_words), language.LANGUAGES),
+        "filters.prose.languages": (prose.languages, language.LANGUAGES),
+    }
+    for field, (values, allowed) in known.items():
+        for value in values:
+            if value not in allowed:
+                raise UserError(f"{field} names {value!r}; known are {', '.join(allowed)}")
+    if (prose.max_bits_percentile < 100 or prose.max_bits_per_character is not None) and (
+        not config.measures.reference_sources
+    ):
+        raise UserError(
+            "filters.prose.max_bits_percentile and max_bits_per_character compare with a reference: name sources that "
+            "read well in measures.reference_sources"
+        )
+
+
 def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Part]) -> StageResult:
-    """Collect, clean, measure and filter."""
+    """Collect, clean, learn what good text reads like, measure and filter."""
     collected = runner.run(
         "collect",
         collect.collect_part,
@@ -92,25 +117,45 @@ def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Pa
         to_dict(config.cleaning),
         [collected],
     )
-    stop_words = config.filters.prose.stop_words
+    reference = _train_reference(runner, config, parts, cleaned)
+    model = next(iter(reference.paths(".npz")), None)
     measured = runner.run(
         "measure",
         signals.measure_shard,
-        {task: signals.MeasureArgument(path, stop_words) for task, path in input_tasks(cleaned).items()},
-        list(stop_words),
-        [cleaned],
+        {task: signals.MeasureArgument(path, config.measures, model) for task, path in input_tasks(cleaned).items()},
+        signals.settings(config.measures),
+        [cleaned, reference],
     )
-    filtered = runner.run(
+    limits = filters.resolved(config.filters, measured.paths(".signals.npz"))
+    return runner.run(
         "filter",
         filters.filter_shard,
         {
-            task: filters.FilterArgument(path, measured.directory / f"{task}.signals.npz", config.filters)
+            task: filters.FilterArgument(path, measured.directory / f"{task}.signals.npz", limits)
             for task, path in input_tasks(cleaned).items()
         },
-        to_dict(config.filters),
+        to_dict(limits),
         [cleaned, measured],
     )
-    return filtered
+
+
+def _train_reference(
+    runner: StageRunner, config: DataConfig, parts: list[collect.Part], cleaned: StageResult
+) -> StageResult:
+    """Train the character model of the reference sources, where there are any."""
+    wanted = config.measures.reference_sources
+    paths = [
+        path for task, path in input_tasks(cleaned).items() if parts[int(task.partition("-")[0])].source.name in wanted
+    ]
+    size = config.measures.reference_bytes
+    argument = character_model.TrainArgument(tuple(paths), size)
+    return runner.run(
+        "reference",
+        character_model.train_reference,
+        {"reference": argument} if wanted else {},
+        [wanted, size],
+        [cleaned] if wanted else [],
+    )
 
 
 def _deduplicate_and_split(
@@ -181,7 +226,12 @@ def _train_tokenizer(
         "tokenizer",
         tokenizer_training.train_tokenizer,
         {"tokenizer": tokenizer_training.TrainArgument(assigned.paths(".jsonl"), source_bytes, config.tokenizer)},
-        [list(SPECIAL_TOKENS), to_dict(config.tokenizer), sentencepiece.__version__],
+        [
+            list(SPECIAL_TOKENS),
+            to_dict(config.tokenizer),
+            sentencepiece.__version__,
+            _content(config.tokenizer.encoding),
+        ],
         [assigned],
     )
 
@@ -210,6 +260,11 @@ def _encode(runner: StageRunner, config: DataConfig, assigned: StageResult, toke
         [to_dict(config.shards), vocab_size, names],
         [encoded],
     )
+
+
+def _content(name: str) -> str:
+    """sha256 of a file, if `name` is that of one."""
+    return sha256_of(Path(name)) if Path(name).is_file() else ""
 
 
 def _identity(part: collect.Part) -> list[Any]:

@@ -30,6 +30,8 @@ from common.errors import UserError
 from common.files import read_json, remove_temporaries, sha256_of, write_json
 from data_pipeline.documents import Counts
 
+_COUNTED = ("documents_in", "documents_out", "dropped", "details", "bytes_in", "bytes_out")
+
 # A task gets its own name, the stage's directory and its argument.
 Task = Callable[[str, Path, Any], Counts]
 
@@ -132,10 +134,8 @@ def run_task(function: Task, task: str, directory: Path, argument: Any) -> None:
     counts = function(task, directory, argument)
     files = sorted(path for path in directory.glob(f"{task}[.-]*") if not path.name.endswith(".tmp"))
     marker = {
-        "documents_in": counts.documents_in,
-        "documents_out": counts.documents_out,
+        **{key: getattr(counts, key) for key in _COUNTED},
         "dropped": dict(sorted(counts.dropped.items())),
-        "details": counts.details,
         "seconds": round(time.perf_counter() - started, 3),
         "files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files},
     }
@@ -209,10 +209,13 @@ def _collect(name: str, directory: Path, markers: dict[str, dict[str, Any]]) -> 
     total, seconds = Counts(), 0.0
     for task in sorted(markers):
         marker = markers[task]
-        counts = Counts(marker["documents_in"], marker["documents_out"], Counter(marker["dropped"]), marker["details"])
+        counts = Counts(**{key: marker[key] for key in _COUNTED})
+        counts.dropped = Counter(counts.dropped)
         tasks[task] = counts
         total.documents_in += counts.documents_in
         total.documents_out += counts.documents_out
+        total.bytes_in += counts.bytes_in
+        total.bytes_out += counts.bytes_out
         total.dropped += counts.dropped
         files += sorted(marker["files"])
         seconds += marker["seconds"]

@@ -15,6 +15,7 @@ from common.errors import UserError
 from common.files import atomic_write
 from data_pipeline.config import SPECIAL_TOKENS, TokenizerConfig
 from data_pipeline.documents import Counts, read_documents, stable_fraction
+from data_pipeline.tiktoken_files import write_tiktoken
 
 CHUNK_BYTES = 4000  # SentencePiece skips what it takes for over-long sentences; 4192 bytes is its usual limit
 _SMALLEST_VOCABULARY = 256 + 3 + len(SPECIAL_TOKENS)  # bytes, <unk>, <s>, </s>, special tokens
@@ -31,9 +32,13 @@ def train_tokenizer(task: str, directory: Path, argument: TrainArgument) -> Coun
     """Train on a sample of `sample_bytes` that is shared equally by the sources, and write `tokenizer.model`.
 
     Raises:
-        UserError: the sample has too few different words for the vocabulary; the message names a size that fits.
+        UserError: tiktoken does not have the encoding that is wanted; or the sample has too few different words for
+            the vocabulary, and the message names a size that fits.
     """
     config, counts = argument.config, Counts()
+    if config.kind == "tiktoken":
+        write_tiktoken(directory / f"{task}.model", config.encoding, SPECIAL_TOKENS)
+        return counts
     if config.vocab_size <= _SMALLEST_VOCABULARY:
         raise UserError(
             f"--tokenizer.vocab-size {config.vocab_size} is too small: bytes and special tokens alone take "

@@ -144,27 +144,19 @@ def test_time_to_loss(
 ) -> None:
     """The best of the rates is the one compared; asked again, nothing is run twice."""
     monkeypatch.chdir(project)
-    arguments = ("--config", "tiny.py", "--peer", nanogpt, "--no-compiled", "--rates", "1e-9", "0.01", "--seeds", "1")
-    arguments = (
-        *arguments,
-        "--steps",
-        "30",
-        "--tokens-per-step",
-        "512",
-        "--layers",
-        "1",
-        "--width",
-        "128",
-        "--fraction",
-        "20",
-    )
+    arguments = [
+        *("--config", "tiny.py", "--peer", nanogpt, "--no-compiled", "--rates", "1e-9", "0.01", "--seeds", "1"),
+        *("--steps", "30", "--tokens-per-step", "512", "--layers", "1", "--width", "128", "--fraction", "20"),
+    ]
+    time_to_loss.main([*arguments, "--trials-only"])
+    assert "nanoGPT at 1e-09: " in capsys.readouterr().out
     time_to_loss.main(arguments)
     first = capsys.readouterr().out
     assert "nanoGPT at 0.01 " in first and "ours, in its size, in 20 of nanoGPT's time: at or below its loss" in first
     rows = Results(Path("benchmarks/results/time_to_loss.jsonl")).rows
     losses = {(row["who"], row.get("rate"), row.get("same_size")): row["val/loss"] for row in rows}
-    assert losses["nanoGPT", 0.01, None] < losses["nanoGPT", 1e-9, None] - 0.1
-    assert list(losses)[2:] == [("ours", None, False), ("ours", None, True)]
+    assert losses["trial", 0.01, None] < losses["trial", 1e-9, None] - 0.1
+    assert list(losses)[2:] == [("nanoGPT", 0.01, None), ("ours", None, False), ("ours", None, True)]
     monkeypatch.setattr(time_to_loss, "train", None)
     monkeypatch.setattr(time_to_loss, "run_peer", None)
     time_to_loss.main(arguments)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_data_helpers import prose, words
 
-from data_pipeline.config import CodeFilters, FilterConfig, ProseFilters
+from data_pipeline.config import CodeFilters, FilterConfig, MeasureConfig, ProseFilters
 from data_pipeline.documents import Document
 from data_pipeline.quality.code_signals import parses
 from data_pipeline.quality.filters import drop_reasons
@@ -35,6 +35,7 @@ OPEN = ProseFilters(
     max_newlines_per_word=1e9,
     max_repeated_characters=1.0,
     max_word_characters=10**9,
+    min_language_probability=0.0,
 )
 OPEN_CODE = CodeFilters(
     max_line_characters=10**9,
@@ -44,13 +45,16 @@ OPEN_CODE = CodeFilters(
     max_bytes=10**9,
     drop_generated=False,
     must_parse=False,
+    drop_xml=False,
+    min_visible_text=0.0,
+    min_visible_characters=0,
 )
 
 
 def prose_reason(text: str, limits: ProseFilters) -> str | None:
     """Why `text` is dropped, measured among other texts."""
     documents = [Document("id", 0, "prose", "", "", "", each) for each in ("", text, "a\n\nb.", text)]
-    signals = measure(documents, WordTable(), limits.stop_words)
+    signals = measure(documents, WordTable(), MeasureConfig(candidate_languages=("en",)))
     _, first, _, second = drop_reasons(signals, FilterConfig(prose=limits))
     assert first == second
     return first
@@ -159,7 +163,8 @@ def plain_repeated(found: list[str], n: int) -> int:
 @given(st.lists(st.lists(st.sampled_from(["a", "bb", "ccc", "d.", "e-f"]), max_size=60), min_size=1, max_size=4))
 def test_ngram_measures_agree_with_a_plain_count(found: list[list[str]]) -> None:
     texts = [" ".join(pieces) for pieces in found]
-    signals = prose_signals(texts, WordTable(), ())
+    table = WordTable()
+    signals = prose_signals(texts, table.read(texts), table)
     for number, text in enumerate(texts):
         split = [word for piece in text.split() for word in split_piece(piece)]
         for n in TOP_NGRAMS:
@@ -170,7 +175,8 @@ def test_ngram_measures_agree_with_a_plain_count(found: list[list[str]]) -> None
 
 @given(st.lists(st.text(st.sampled_from("ab .-\n…•é"), max_size=40), min_size=1, max_size=4))
 def test_line_measures_agree_with_a_plain_count(texts: list[str]) -> None:
-    signals = prose_signals(texts, WordTable(), ())
+    table = WordTable()
+    signals = prose_signals(texts, table.read(texts), table)
     for number, text in enumerate(texts):
         found = text.split("\n")
         filled = [line for line in found if line.strip()]
@@ -190,7 +196,7 @@ def test_line_measures_agree_with_a_plain_count(texts: list[str]) -> None:
 def code(text: str, origin: str = "file.py", **change: object) -> str | None:
     documents = [Document("id", 0, "code", origin, "MIT", "", each) for each in ("x\n", text)]
     limits = dataclasses.replace(OPEN_CODE, **change)  # type: ignore[arg-type]
-    return drop_reasons(measure(documents, WordTable(), ()), FilterConfig(code=limits))[1]
+    return drop_reasons(measure(documents, WordTable(), MeasureConfig()), FilterConfig(code=limits))[1]
 
 
 def test_code_thresholds() -> None:

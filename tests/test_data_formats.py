@@ -68,7 +68,7 @@ def test_what_comes_before_the_damage_is_kept(tmp_path: Path, suffix: str, damag
 
 
 def test_an_archive_that_expands_without_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "_SMALL", 100_000)
+    monkeypatch.setattr(opening, "SMALL", 100_000)
     content = json_lines(2) + b"\n" * 20_000_000
     (tmp_path / "bomb.jsonl.bz2").write_bytes(bz2.compress(content))
     documents, quarantined, _ = collected(files(tmp_path / "bomb.jsonl.bz2"), tmp_path)

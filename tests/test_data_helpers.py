@@ -11,6 +11,7 @@ from data_pipeline.config import (
     CollectionConfig,
     DataConfig,
     FilterConfig,
+    MeasureConfig,
     ProseFilters,
     ShardConfig,
     SplitConfig,
@@ -59,6 +60,7 @@ def small_config(*patterns: Path, **changes: object) -> DataConfig:
     parts: dict[str, object] = {
         "sources": sources,
         "collection": CollectionConfig(shard_bytes=40_000),
+        "measures": MeasureConfig(candidate_languages=("en",)),
         "filters": FilterConfig(prose=ProseFilters(min_words=20)),
         "split": SplitConfig(validation_fraction=0.1),
         "tokenizer": TokenizerConfig(vocab_size=512, sample_bytes=100_000),
@@ -68,15 +70,15 @@ def small_config(*patterns: Path, **changes: object) -> DataConfig:
 
 
 def files_of(directory: Path) -> dict[str, bytes]:
-    """Every file of a finished dataset but the manifest, by name."""
+    """Every file of a finished dataset but the manifest and the report, by name."""
     return {
         path.name: path.read_bytes()
         for path in sorted(directory.iterdir())
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name != "manifest.json" and path.suffix not in {".html", ".md", ".png"}
     }
 
 
 def dropped_rows(directory: Path, stage: str) -> list[dict[str, str]]:
-    """The dropped documents of a stage, such as "03_filter"."""
+    """The dropped documents of a stage, such as "04_filter"."""
     paths = sorted((directory / "stages" / stage / "dropped").glob("*.jsonl"))
     return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -65,7 +65,7 @@ def test_shards_decode_to_the_documents(built: tuple[DataConfig, Path]) -> None:
     tokenizer = Tokenizer(dataset.tokenizer_path)
     assert len(dataset.manifest["splits"]["train"]["shards"]) >= 2
     texts: dict[str, str] = {}
-    for shard in sorted((out / "stages" / "09_split").glob("*.jsonl")):
+    for shard in sorted((out / "stages" / "10_split").glob("*.jsonl")):
         for line in shard.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             texts[row["id"]] = row["text"]
@@ -154,7 +154,12 @@ def test_a_changed_threshold_recomputes_what_follows(
     capsys.readouterr()
     changed = replace(config, filters=FilterConfig(prose=ProseFilters(min_words=100)))
     curate(changed, out, workers=1)
-    assert [stage for stage, worked in said(capsys).items() if not worked] == ["collect", "clean", "measure"]
+    assert [stage for stage, worked in said(capsys).items() if not worked] == [
+        "collect",
+        "clean",
+        "reference",
+        "measure",
+    ]
     fresh = tmp_path / "fresh"
     curate(changed, fresh, workers=1)
     assert files_of(out) == files_of(fresh)
@@ -172,7 +177,7 @@ def test_missing_and_stray_files_are_put_right(built: tuple[DataConfig, Path], t
     before = files_of(out)
     (out / "train_00000.bin").unlink()
     (out / "train_00099.bin").write_bytes(b"of an older run")
-    victim = next((out / "stages" / "03_filter").glob("*.jsonl"))
+    victim = next((out / "stages" / "04_filter").glob("*.jsonl"))
     victim.write_bytes(victim.read_bytes()[:-10])
     curate(config, out, workers=1)
     assert files_of(out) == before
@@ -204,7 +209,7 @@ def command(config: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("stage", ["00_collect", "03_filter", "08_compare", "12_pack"])
+@pytest.mark.parametrize("stage", ["00_collect", "04_filter", "09_compare", "13_pack"])
 def test_a_killed_run_goes_on_and_ends_the_same(
     corpus: list[Path], built: tuple[DataConfig, Path], tmp_path: Path, stage: str
 ) -> None:
@@ -217,7 +222,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    if stage != "12_pack":  # the last stage may be over before the signal comes; then the rerun has nothing to do
+    if stage != "13_pack":  # the last stage may be over before the signal comes; then the rerun has nothing to do
         assert process.returncode == -signal.SIGKILL
         assert not (out / "manifest.json").exists()
     process = command(config, out, "--workers", "1")
@@ -295,7 +300,7 @@ def test_mistakes_in_the_config_are_named(tmp_path: Path) -> None:
 
 def test_the_earlier_source_keeps_its_duplicates(corpus: list[Path], tmp_path: Path) -> None:
     curate(small_config(corpus[1], corpus[0]), tmp_path / "data", workers=1)
-    removed = {row["id"] for row in dropped_rows(tmp_path / "data", "06_deduplicate")}
+    removed = {row["id"] for row in dropped_rows(tmp_path / "data", "07_deduplicate")}
     assert f"source1/{corpus[0].as_posix()}#line9" in removed  # its upper-case copy is in the source named first
 
 

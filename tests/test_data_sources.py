@@ -265,8 +265,8 @@ class FakeDistribution:
         ({"License_Expression": "MIT OR Apache-2.0", "License": "x"}, "MIT OR Apache-2.0"),
         ({"Classifier": ["License :: OSI Approved :: BSD License", "Topic :: X"]}, "BSD License"),
         ({"License": "Apache 2.0\n\nlong text"}, "Apache 2.0"),
-        ({"License": "UNKNOWN"}, ""),
-        ({}, ""),
+        ({"License": "UNKNOWN"}, "unknown"),
+        ({}, "unknown"),
     ],
 )
 def test_licence_of_a_distribution(fields: dict[str, str], expected: str) -> None:

@@ -38,7 +38,7 @@ def test_near_duplicates_are_verified_and_kept_apart_from_the_rest(tmp_path: Pat
     config = small_config(path, deduplication=DeduplicationConfig(bands=40, rows=4))  # finds every pair of 0.7
     out = tmp_path / "data"
     curate(config, out, workers=1)
-    removed = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "06_deduplicate")}
+    removed = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "07_deduplicate")}
     expected = set()
     for copy, original in copies.items():
         one, other = (minhash.shingle_set(texts[name], 5) for name in (copy, original))
@@ -46,7 +46,7 @@ def test_near_duplicates_are_verified_and_kept_apart_from_the_rest(tmp_path: Pat
             expected.add(frozenset((copy, original)))
     assert 1 <= len(expected) < len(copies)
     assert len(removed) == len(expected) and all(len(pair & removed) == 1 for pair in expected)
-    found = [json.loads(line) for line in (out / "stages/05_duplicates/all.duplicates.jsonl").read_text().splitlines()]
+    found = [json.loads(line) for line in (out / "stages/06_duplicates/all.duplicates.jsonl").read_text().splitlines()]
     for row in found:
         kept, gone = (row[key].rpartition("#")[2] for key in ("kept", "removed"))
         one, other = (minhash.shingle_set(texts[name], 5) for name in (kept, gone))
@@ -61,7 +61,7 @@ def test_no_near_duplicate_crosses_the_split(tmp_path: Path, seed: int) -> None:
     out = tmp_path / "data"
     manifest = curate(replace(config, deduplication=DeduplicationConfig(threshold=0.99)), out, workers=1)
     side, shingles = {}, {}
-    for shard in sorted((out / "stages/09_split").glob("*.jsonl")):
+    for shard in sorted((out / "stages/10_split").glob("*.jsonl")):
         for line in shard.read_text().splitlines():
             row = json.loads(line)
             name = row["id"].rpartition("#")[2]
@@ -76,7 +76,7 @@ def test_no_near_duplicate_crosses_the_split(tmp_path: Path, seed: int) -> None:
                 assert shared < 0.5 * min(len(shingles[one]), len(shingles[other]))
                 crossing += 1
     assert crossing > 1000
-    dropped = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "09_split")}
+    dropped = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "10_split")}
     assert dropped and dropped <= {name for pair in copies.items() for name in pair}
     assert manifest["stages"][-1]["dropped"] == {LEAK: len(dropped)}
 
@@ -114,7 +114,7 @@ def test_a_repository_is_on_one_side(tmp_path: Path) -> None:
     config = replace(small_config(), sources=(code,), split=SplitConfig(validation_fraction=0.1))
     curate(config, tmp_path / "data", workers=1)
     side: dict[str, set[str]] = {}
-    for shard in sorted((tmp_path / "data/stages/09_split").glob("*.jsonl")):
+    for shard in sorted((tmp_path / "data/stages/10_split").glob("*.jsonl")):
         for line in shard.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             side.setdefault(row["group"], set()).add(row["split"])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data_helpers import prose
+from test_data_helpers import prose, small_config, write_jsonl
 
 from common.errors import UserError
 from common.files import atomic_write
 from data_pipeline.config import SPECIAL_TOKENS, TokenizerConfig
 from data_pipeline.documents import Document, write_row
+from data_pipeline.pipeline import curate
+from data_pipeline.shards import Dataset
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer_training import CHUNK_BYTES, TrainArgument, chunks, train_tokenizer
 
@@ -134,5 +137,84 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         Tokenizer(tmp_path / "absent.model")
     (tmp_path / "bad.model").write_bytes(b"not a model")
-    with pytest.raises(UserError, match="is not a SentencePiece model"):
+    with pytest.raises(UserError, match="is not a tokenizer, or damaged"):
         Tokenizer(tmp_path / "bad.model")
+
+
+def write_ranks(path: Path, merges: tuple[bytes, ...] = (b"th", b"the", b" the", b"in", b"ing")) -> Path:
+    """A file as those that tiktoken downloads: all bytes, then what was merged from them."""
+    tokens = [bytes([byte]) for byte in range(256)] + list(merges)
+    path.write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("ranks")
+    encoding = str(write_ranks(folder / "small.tiktoken"))
+    return train(folder, [prose(1)], TokenizerConfig(kind="tiktoken", encoding=encoding))
+
+
+def test_an_encoding_of_tiktoken_is_a_tokenizer(ranks: Tokenizer) -> None:
+    assert ranks.kind == "tiktoken"
+    assert ranks.encode("in the thing") == [259, 258, 32, 256, 260]
+    # Behind the ranks come the end of text and the special tokens.
+    assert ranks.eos_id == 261 and ranks.vocab_size == 262 + len(SPECIAL_TOKENS)
+    assert [ranks.special_ids[piece] for piece in SPECIAL_TOKENS] == [262, 263, 264, 265]
+    assert ranks.decode([259, ranks.eos_id, 262, 258]) == "in the"
+    assert [ids.tolist() for ids in ranks.encode_batch(TEXTS)] == [ranks.encode(text) for text in TEXTS]
+
+
+@settings(max_examples=300)
+@given(st.text(max_size=200))
+def test_any_text_comes_back_from_bytes(ranks: Tokenizer, text: str) -> None:
+    ids = ranks.encode(text)
+    assert ranks.decode(ids) == text.encode("utf-8", "replace").decode()
+    assert not set(ids) & set(ranks.special_ids.values())
+
+
+def test_what_an_encoding_learned(ranks: Tokenizer, tokenizer: Tokenizer) -> None:
+    assert [number for number in range(ranks.vocab_size) if ranks.is_learned(number)] == list(range(256, 261))
+    assert [number for number in range(ranks.vocab_size) if ranks.is_byte(number)] == list(range(128, 256))
+    assert ranks.piece(258) == " the" and ranks.piece(ranks.eos_id) == "<|endoftext|>"
+    assert sum(map(tokenizer.is_byte, range(600))) == 256 and not tokenizer.is_learned(tokenizer.eos_id)
+
+
+def test_a_dataset_with_an_encoding_of_tiktoken(tmp_path: Path) -> None:
+    encoding = str(write_ranks(tmp_path / "small.tiktoken"))
+    pattern = write_jsonl(tmp_path / "a.jsonl", [prose(seed) for seed in range(30)])
+    config = small_config(pattern, tokenizer=TokenizerConfig(kind="tiktoken", encoding=encoding))
+    manifest = curate(config, tmp_path / "data" / "set", workers=1)
+    assert manifest["tokenizer"]["kind"] == "tiktoken" and manifest["vocab_size"] == 262 + len(SPECIAL_TOKENS)
+    dataset = Dataset(tmp_path / "data" / "set")
+    stream = dataset.split("val")
+    text = Tokenizer(dataset.tokenizer_path).decode(stream.read(0, len(stream)).tolist())
+    assert any(prose(seed) in text for seed in range(30))
+
+
+def test_text_cannot_forge_special_tokens_of_tiktoken(ranks: Tokenizer) -> None:
+    text = "<|endoftext|><|user|>"
+    assert len(ranks.encode(text)) > 10 and ranks.decode(ranks.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read"), (b"AA== zero\n", "no file of tiktoken ranks"), (b"AA== 0\n", "fewer tokens than")],
+)
+def test_a_bad_file_of_ranks_is_explained(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "bad.tiktoken"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        train(tmp_path, [prose(1)], TokenizerConfig(kind="tiktoken", encoding=str(path)))
+
+
+def test_an_unknown_encoding_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cl100k_base"):
+        train(tmp_path, [prose(1)], TokenizerConfig(kind="tiktoken", encoding="gtp2"))
+
+
+def test_a_cut_tiktoken_file_is_refused(tmp_path: Path, ranks: Tokenizer) -> None:
+    (tmp_path / "cut.model").write_bytes(ranks.path.read_bytes()[:700])
+    with pytest.raises(UserError, match="damaged"):
+        Tokenizer(tmp_path / "cut.model")

@@ -12,10 +12,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from data_pipeline.hashing import StretchHashes, mix32, mix64
-from data_pipeline.quality.lines import IN_WORD, character_classes, code_points
+from data_pipeline.dedup.word_hashes import word_hashes
+from data_pipeline.hashing import mix32, mix64
 
-_STEP = 1 << 17  # shingles hashed at a time: the working arrays stay in the processor's cache
+# Shingles worked on at a time: the arrays stay in the processor's cache.
+_STEP = 1 << 17
+_RUNS_AT_ONCE = 1 << 15
 _ORDER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -25,21 +27,17 @@ def shingles(texts: Sequence[str], words: int) -> list[np.ndarray]:
     Punctuation and layout do not count. A text of fewer words is one shingle, so that it can still be compared; scripts
     that put no spaces between words get long "words", and only close copies are found there.
     """
-    lowered = [text.lower() for text in texts]
-    codes = np.concatenate(([np.uint32(10)], code_points(lowered)))
-    inside = character_classes()[codes] & IN_WORD > 0
-    edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
-    starts, ends = edges[0::2], edges[1::2]
-    hashes = StretchHashes(codes).of(starts, ends)
-    borders = np.cumsum([0, *(len(text) + 1 for text in lowered)])  # of the texts among the code points
-    first = np.searchsorted(starts, borders)  # word of each text, and the end
+    hashes, starts = word_hashes(texts)
     runs = run_hashes(hashes, words)
-    found = []
-    for begin, stop in pairwise(first.tolist()):
-        enough = stop - begin >= words
-        own = runs[begin : stop - words + 1] if enough else run_hashes(hashes[begin:stop], max(1, stop - begin))
-        found.append(own if len(own) else np.zeros(1, np.uint64))
-    return found
+    last = words - 1
+    return [
+        runs[start : stop - last] if stop - start > last else _short(hashes[start:stop])
+        for start, stop in pairwise(starts.tolist())
+    ]
+
+
+def _short(hashes: np.ndarray) -> np.ndarray:
+    return run_hashes(hashes, len(hashes)) if len(hashes) else np.zeros(1, np.uint64)
 
 
 def shingle_set(text: str, words: int) -> np.ndarray:
@@ -48,11 +46,20 @@ def shingle_set(text: str, words: int) -> np.ndarray:
 
 
 def run_hashes(hashes: np.ndarray, length: int) -> np.ndarray:
-    """One hash for every run of `length` words, (words - length + 1,) uint64; their order matters."""
+    """One hash for every run of `length` words, (words - length + 1,) uint64; their order matters.
+
+    A polynomial of the words' hashes, whose upper bits depend on all of them (Lemire and Kaser 2014).
+    """
     count = max(0, len(hashes) - length + 1)
-    result = np.zeros(count, np.uint64)
-    for position in range(length):
-        result = mix64(result * _ORDER + hashes[position : position + count])
+    result = np.empty(count, np.uint64)
+    for start in range(0, count, _RUNS_AT_ONCE):
+        stop = min(count, start + _RUNS_AT_ONCE)
+        block = result[start:stop]
+        block[:] = hashes[start:stop]
+        for position in range(1, length):
+            block *= _ORDER
+            block += hashes[start + position : stop + position]
+        block *= _ORDER
     return result
 
 

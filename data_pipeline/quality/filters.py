@@ -5,14 +5,16 @@ A document is dropped for the first rule that it breaks. Every rule is one line;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from data_pipeline.config import CodeFilters, FilterConfig, ProseFilters
 from data_pipeline.documents import Counts, Document, map_documents
+from data_pipeline.quality.language import LANGUAGES
 from data_pipeline.quality.prose_signals import DUPLICATE_NGRAMS, TOP_NGRAMS
 
 Columns = Mapping[str, np.ndarray]
@@ -26,21 +28,52 @@ class FilterArgument:
 
 
 def filter_shard(task: str, directory: Path, argument: FilterArgument) -> Counts:
-    """Copy one shard without the documents that break a rule."""
+    """Copy one shard without the documents that break a rule, and say the language of prose in each."""
     with np.load(argument.signals) as columns:
         reasons = iter(drop_reasons(columns, argument.config))
+        languages = iter(language_codes(columns["language"]))
+    kept: Counter[str] = Counter()
 
     def decide(document: Document) -> str | None:
-        return next(reasons)
+        document.language, reason = next(languages), next(reasons)
+        kept[document.language] += reason is None
+        return reason
 
-    return map_documents(argument.path, directory / f"{task}.jsonl", directory / "dropped" / f"{task}.jsonl", decide)
+    counts = map_documents(argument.path, directory / f"{task}.jsonl", directory / "dropped" / f"{task}.jsonl", decide)
+    counts.details = {"languages": {code: number for code, number in sorted(kept.items()) if code and number}}
+    return counts
+
+
+def language_codes(column: np.ndarray) -> list[str]:
+    """ISO 639 codes, empty for code."""
+    return [LANGUAGES[number] if number >= 0 else "" for number in np.nan_to_num(column, nan=-1).astype(int).tolist()]
+
+
+def resolved(config: FilterConfig, signals: Sequence[Path]) -> FilterConfig:
+    """The config with the percentile of bits per character as a number, over the prose of all shards."""
+    limits = config.prose
+    if limits.max_bits_percentile >= 100:
+        return config
+    found = []
+    for path in signals:
+        with np.load(path) as columns:
+            found.append(columns["bits_per_character"])
+    bits = np.concatenate(found)
+    bits = bits[~np.isnan(bits)]
+    if not len(bits):
+        return config
+    bound = float(np.percentile(bits, limits.max_bits_percentile, method="higher"))
+    if limits.max_bits_per_character is not None:
+        bound = min(bound, limits.max_bits_per_character)
+    return replace(config, prose=replace(limits, max_bits_per_character=bound))
 
 
 def drop_reasons(columns: Columns, config: FilterConfig) -> list[str | None]:
     """For each document the first rule that it breaks, or None. Code and prose have rules of their own."""
     is_code = columns["is_code"]
     reasons = np.full(len(is_code), None, object)
-    for rules, rows in ((prose_rules(columns, config.prose), ~is_code), (code_rules(columns, config.code), is_code)):
+    prose = {**prose_rules(columns, config.prose), **content_rules(columns, config.prose)}
+    for rules, rows in ((prose, ~is_code), (code_rules(columns, config.code), is_code)):
         for reason, broken in reversed(rules.items()):
             reasons[broken & rows] = reason
     found: list[str | None] = reasons.tolist()
@@ -48,7 +81,7 @@ def drop_reasons(columns: Columns, config: FilterConfig) -> list[str | None]:
 
 
 def prose_rules(s: Columns, limits: ProseFilters) -> dict[str, np.ndarray]:
-    """Which documents break each rule for natural language."""
+    """Which documents break each rule for the form of natural language."""
     mean = s["mean_word_length"]
     measured = s["words"] >= limits.min_words_for_repetition
     return {
@@ -83,6 +116,19 @@ def prose_rules(s: Columns, limits: ProseFilters) -> dict[str, np.ndarray]:
     }
 
 
+def content_rules(s: Columns, limits: ProseFilters) -> dict[str, np.ndarray]:
+    """Which documents break each rule for the language and the words of prose."""
+    wanted = [LANGUAGES.index(code) for code in limits.languages]
+    toxic = s["toxic_words"] > limits.max_toxic_words
+    most_bits = np.inf if limits.max_bits_per_character is None else limits.max_bits_per_character
+    return {
+        "other_language": ~np.isin(s["language"], wanted) & bool(wanted),
+        "uncertain_language": s["language_probability"] < limits.min_language_probability,
+        "toxic": toxic & (s["different_toxic_words"] >= limits.min_different_toxic_words),
+        "unlike_reference": s["bits_per_character"] > most_bits,
+    }
+
+
 def code_rules(s: Columns, limits: CodeFilters) -> dict[str, np.ndarray]:
     """Which documents break each rule for source code."""
     return {
@@ -91,6 +137,11 @@ def code_rules(s: Columns, limits: CodeFilters) -> dict[str, np.ndarray]:
         "long_line": s["longest_line"] > limits.max_line_characters,
         "mean_line_length": s["mean_line"] > limits.max_mean_line_characters,
         "few_letters": s["alphanumeric"] < limits.min_alphanumeric,
+        "xml": (s["xml"] > 0) & limits.drop_xml,
+        "little_visible_text": s["visible_text"] < limits.min_visible_text,
+        "few_visible_characters": s["visible_characters"] < limits.min_visible_characters,
+        "few_comments": s["comments"] < limits.min_comments,
+        "many_comments": s["comments"] > limits.max_comments,
         "generated": (s["generated"] > 0) & limits.drop_generated,
         "syntax_error": (s["broken_python"] > 0) & limits.must_parse,
     }

@@ -27,11 +27,11 @@ _LONGEST_C4_WORD = 1000
 _FEWEST_C4_WORDS = 3
 
 
-def prose_signals(texts: Sequence[str], table: WordTable, stop_words: Sequence[str]) -> dict[str, np.ndarray]:
-    """Every measure of prose, (texts,) each; shares are between 0 and 1."""
-    lines, words = Lines(texts), table.read(texts)
+def prose_signals(texts: Sequence[str], words: Words, table: WordTable) -> dict[str, np.ndarray]:
+    """Every measure of the form of prose, (texts,) each; shares are between 0 and 1. `words` are those of the texts."""
+    lines = Lines(texts)
     return {
-        **word_signals(texts, words, stop_words),
+        **word_signals(texts, words),
         **line_signals(texts, lines),
         **ngram_signals(texts, words),
         "longest_piece": lines.longest_piece(),
@@ -41,20 +41,16 @@ def prose_signals(texts: Sequence[str], table: WordTable, stop_words: Sequence[s
     }
 
 
-def word_signals(texts: Sequence[str], words: Words, stop_words: Sequence[str]) -> dict[str, np.ndarray]:
-    """Gopher's quality rules: words, and what is counted for each of them."""
+def word_signals(texts: Sequence[str], words: Words) -> dict[str, np.ndarray]:
+    """Gopher's quality rules: words, and what is counted for each of them; stop words are in `lexicon.py`."""
     real = words.flags & WORD > 0
     found = words.sums(real)
-    stops = np.zeros(len(texts))
-    for word in stop_words:
-        stops[np.unique(words.owners[words.ids == words.number(word)])] += 1
     return {
         "words": found,
         "mean_word_length": ratio(words.sums(words.lengths * real), found),
         "hashes_per_word": ratio([text.count("#") for text in texts], words.counts),
         "ellipses_per_word": ratio([text.count("...") + text.count("…") for text in texts], words.counts),
         "words_with_letters": ratio(words.sums(words.flags & LETTER > 0), words.counts),
-        "stop_words": stops,
     }
 
 
@@ -140,7 +136,10 @@ def repeated(places: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.nda
 def most_frequent(groups: np.ndarray, owners: np.ndarray, lengths: np.ndarray, count: int) -> np.ndarray:
     """Characters in all occurrences of each text's most frequent n-gram; of equally frequent ones, of the first."""
     best = np.zeros(count)
-    _, first, frequency = np.unique(groups, return_index=True, return_counts=True)
+    counts = np.bincount(groups)
+    earliest = np.zeros(len(counts), np.int64)
+    earliest[groups[::-1]] = np.arange(len(groups))[::-1]
+    first, frequency = earliest[counts > 0], counts[counts > 0]
     order = np.lexsort((first, -frequency, owners[first]))
     texts, leading = np.unique(owners[first][order], return_index=True)
     chosen = order[leading]
@@ -150,17 +149,17 @@ def most_frequent(groups: np.ndarray, owners: np.ndarray, lengths: np.ndarray, c
 
 def repeats_without_overlap(places: np.ndarray, groups: np.ndarray, n: int) -> list[int]:
     """Positions in `places` of n-grams seen before, from left to right; one that overlaps another does not count."""
-    seen: set[int] = set()
+    seen = bytearray(int(groups.max(initial=0)) + 1)  # by group
     taken = []
     free = 0
     for position, (place, group) in enumerate(zip(places.tolist(), groups.tolist(), strict=True)):
         if place < free:
             continue
-        if group in seen:
+        if seen[group]:
             taken.append(position)
             free = place + n
         else:
-            seen.add(group)
+            seen[group] = 1
     return taken
 
 

@@ -27,12 +27,21 @@ _UNITS = (
     "|gb|GB|tb|TB|T|G|M|K|%"
 )
 
-_PREFIX = re.compile(rf"\.\.+|\+(?![0-9])|(?:US|C|A)\$|[§%=—–{_MARKS}{_QUOTES}{_CURRENCY}{_ICONS}]")
+_ONE_MARK = re.compile(rf"[—–{_MARKS}{_QUOTES}{_ICONS}]")
+_ONE_MARK_AFTER = frozenset(filter(_ONE_MARK.match, map(chr, range(0x20000))))
+_MARKS_OF_BOTH_SIDES = "".join(filter(str.isascii, sorted(_ONE_MARK_AFTER)))  # the common ones
+_ONE_MARK_BEFORE = _ONE_MARK_AFTER | set(filter(re.compile(f"[§%={_CURRENCY}]").match, map(chr, range(0x20000))))
+_LONGER_PREFIX = re.compile(r"\.\.+|\+(?![0-9])|(?:US|C|A)\$")
 _SUFFIX = re.compile(
-    rf"(?:\.\.+|['’][sS]|[—–{_MARKS}{_QUOTES}{_ICONS}]"
-    rf"|(?<=[0-9])(?:\+|[{_CURRENCY}]|{_UNITS})"
+    rf"(?:\.\.+|['’][sS]|(?<=[0-9])(?:\+|[{_CURRENCY}]|{_UNITS})"
     rf"|(?<=[0-9{_LOWER}%²\-+{_MARKS}{_QUOTES}])\.|(?<=[{_UPPER}][{_UPPER}])\.)\Z"
 )
+# What may begin, end or divide an ASCII word; a full stop may stand inside one.
+_CUT_SOMEWHERE = re.compile(r"[+*^,~:<>=/%$@'-]|\A\.|\.\Z|\.\.")
+_NO_WORDS = frozenset(("", "s"))  # the end of "'s", which is one word
+_UNIT = re.compile(rf"(?<=[0-9])(?:{_UNITS})\Z")
+_LONGEST_UNIT = 4
+_LAST_OF_SUFFIX = frozenset(".sS+") | {unit[-1] for unit in _UNITS.split("|")} | (_ONE_MARK_BEFORE - _ONE_MARK_AFTER)
 _INFIX = re.compile(
     rf"\.\.+|…|[{_ICONS}]|(?<=[0-9])[+\-*^](?=[0-9-])|(?<=[{_LOWER}{_QUOTES}])\.(?=[{_UPPER}{_QUOTES}])"
     rf"|(?<={_ALPHA}),(?={_ALPHA})|(?<=[^\W_])(?:---?|——?|–|-|~)(?={_ALPHA})|(?<=[^\W_])[:<>=/](?={_ALPHA})"
@@ -63,31 +72,68 @@ def split_piece(piece: str) -> list[str]:
     """The words of what stands between two spaces."""
     if piece.isalpha():
         return [piece]
+    name = piece.strip(_MARKS_OF_BOTH_SIDES)
+    start = piece.find(name)
+    end = start + len(name)
+    if _is_one_word(name) and not ("." in name and piece[end : end + 1] in ("?", "#")):  # which may go on a URL
+        return [*piece[:start], name, *piece[end:]]  # as most pieces are, and so without the loop below
     before: list[str] = []
     after: list[str] = []
     while piece and piece not in _WHOLE and not _is_url(piece):
-        prefix = _PREFIX.match(piece)
-        start = prefix.end() if prefix else 0
-        if prefix and piece[start:] in _WHOLE:
+        start = _end_of_prefix(piece)
+        if start and piece[start:] in _WHOLE:
             before.append(piece[:start])
             piece = piece[start:]
             break
-        suffix = _SUFFIX.search(piece, start)
-        if not prefix and not suffix:
+        end = _start_of_suffix(piece, start)
+        if not start and end == len(piece):
             break
-        end = suffix.start() if suffix else len(piece)
         if piece[:end] in _WHOLE:
             start = 0
         if start:
             before.append(piece[:start])
-        if suffix and end < len(piece):
+        if end < len(piece):
             after.append(piece[end:])
         piece = piece[start:end]
     return [*before, *_split_inside(piece), *reversed(after)]
 
 
+def _is_one_word(name: str) -> bool:
+    """Whether nothing more is to be cut from a piece without the common marks around it."""
+    if not name.replace("_", "a").isalnum():
+        if not name.isascii() or _CUT_SOMEWHERE.search(name):
+            return False
+        if "." in name and not _is_url(name) and _INFIX.search(name):
+            return False
+    return name not in _NO_WORDS and (name[-1] not in _LAST_OF_SUFFIX or not _UNIT.search(name, len(name) - 5))
+
+
+def _end_of_prefix(piece: str) -> int:
+    if piece[0] in _ONE_MARK_BEFORE:
+        return 1
+    prefix = _LONGER_PREFIX.match(piece) if piece[0] in ".+UCA" else None
+    return prefix.end() if prefix else 0
+
+
+def _start_of_suffix(piece: str, start: int) -> int:
+    """Where the suffix of `piece[start:]` begins; its end where it has none."""
+    end = len(piece)
+    last = piece[-1]
+    if last in _ONE_MARK_AFTER:
+        return max(start, end - 1)
+    if last not in _LAST_OF_SUFFIX:
+        return end
+    nearest = start if piece.endswith("..") else max(start, end - _LONGEST_UNIT)
+    suffix = _SUFFIX.search(piece, nearest)
+    return suffix.start() if suffix else end
+
+
 def _is_url(piece: str) -> bool:
-    return "." in piece and _URL.match(piece) is not None
+    if "." not in piece:
+        return False
+    if not (piece[0].isalnum() or piece[0] >= "\u00a1" or "@" in piece or "://" in piece):
+        return False
+    return _URL.match(piece) is not None
 
 
 def _split_inside(piece: str) -> Iterable[str]:
@@ -95,7 +141,7 @@ def _split_inside(piece: str) -> Iterable[str]:
         return ()
     if piece in _WHOLE or _is_url(piece):
         return (piece,)
-    contraction = _CONTRACTION.match(piece)
+    contraction = _CONTRACTION.match(piece) if "'" in piece or "’" in piece else None
     if contraction:
         return contraction.groups()
     words, start = [], 0

@@ -15,7 +15,7 @@ class PackagedWikipedia:
     licence: str = "CC-BY-SA-4.0"
     """Licence of the text, kept with every document."""
     language: Literal["en", "es", "fr"] = "en"
-    """Language edition; `filters.prose.stop_words` should match it."""
+    """Language edition."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,89 @@ class TextFiles:
     """Field of a JSON line, or column of a table, that holds the text."""
 
 
+_REFUSED = ("GPL", "SSPL", "BUSL", "Proprietary", "Non-Commercial", "Noncommercial", "-NC", "unknown")
+
+
+@dataclass(frozen=True)
+class GitRepositories:
+    """Source code and documentation of Git repositories, each at one revision, fetched without its history."""
+
+    repositories: tuple[str, ...]
+    """Each as `URL@revision` or `path@revision`; the revision is a full commit, a tag or a branch."""
+    name: str = "repositories"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "per-file"
+    """Shown for the whole source; every document has the licence of its header, or of the nearest licence file."""
+    suffixes: tuple[str, ...] = ()
+    """Take only files with these, such as `.py` and `.md`; empty takes all known code, .md, .rst and .txt."""
+    refused_licences: tuple[str, ...] = _REFUSED
+    """A file whose licence contains one of these words is set aside; "unknown" stands for one that names none."""
+
+
+@dataclass(frozen=True)
+class PyPIPackages:
+    """Source code and documentation in the wheels of packages, opened as archives: nothing is installed or run."""
+
+    requirements: tuple[str, ...]
+    """Each as `name==version`. The wheel is the one that pip chooses for the running interpreter."""
+    name: str = "packages"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "per-file"
+    """Shown for the whole source; every document has the licence of its header, or that its package declares."""
+    suffixes: tuple[str, ...] = ()
+    """Take only files with these, such as `.py` and `.md`; empty takes all known code, .md, .rst and .txt."""
+    refused_licences: tuple[str, ...] = _REFUSED
+    """A file whose licence contains one of these words is set aside; "unknown" stands for one that names none."""
+
+
+@dataclass(frozen=True)
+class WikipediaDump:
+    """Articles of a dump of Wikipedia or another MediaWiki wiki (pages-articles.xml): plain, .gz, .bz2, .xz or .zst."""
+
+    patterns: tuple[str, ...]
+    """File names or glob patterns, or URLs that fsspec knows; the files of a dump in parts are read in parallel."""
+    name: str = "wikipedia"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "CC-BY-SA-4.0"
+    """Licence of the text, kept with every document."""
+    namespaces: tuple[int, ...] = (0,)
+    """Numbers of the namespaces to read; 0 holds the articles."""
+
+
+@dataclass(frozen=True)
+class WebPages:
+    """Web pages by their addresses, fetched once, politely, and kept in `downloads/web/`."""
+
+    urls: str | tuple[str, ...]
+    """A file with one http or https URL a line (`#` begins a comment), or the URLs themselves."""
+    name: str = "web"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "unspecified"
+    """Licence of the text, kept with every document."""
+    contact: str = ""
+    """Your e-mail address or page, sent with every request, so that a site can reach you; many ask for one."""
+    delay: float = 1.0
+    """Pause between two requests to one host, in seconds; a longer Crawl-delay in its robots.txt wins."""
+    timeout: float = 30.0
+    """Time for a connection, for a page to begin, and for the whole of it, in seconds each."""
+    max_bytes: int = 4_000_000
+    """A larger page is set aside, in bytes."""
+    refresh: bool = False
+    """Fetch pages again that are there already, and those that failed for good."""
+
+
+@dataclass(frozen=True)
+class WarcFiles:
+    """Pages from web archives: .warc, .warc.gz and .warc.zst, and the plain text of .wet files."""
+
+    patterns: tuple[str, ...]
+    """File names or glob patterns, `**` crosses directories; or URLs that fsspec knows, such as s3://bucket/*.gz."""
+    name: str = "warc"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "unspecified"
+    """Licence of the text, kept with every document."""
+
+
 @dataclass(frozen=True)
 class DebianPackages:
     """Documentation of Debian packages: manuals, help and manual pages; downloaded with apt-get, read as data."""
@@ -98,4 +181,15 @@ class DebianPackages:
     """Codes such as `en`: pages whose path names another language are left out; empty takes all."""
 
 
-Source = PackagedWikipedia | PythonCode | HubDataset | TextFiles | DebianPackages
+Source = (
+    PackagedWikipedia
+    | PythonCode
+    | HubDataset
+    | TextFiles
+    | GitRepositories
+    | PyPIPackages
+    | WikipediaDump
+    | WebPages
+    | WarcFiles
+    | DebianPackages
+)

@@ -39,6 +39,8 @@ def members(path: Path, archive: str) -> Iterator[tuple[tarfile.TarInfo, IO[byte
                         file = tar.extractfile(member) if member.isreg() else None
                         if file is not None:
                             yield member, file
+                while stream.read(_MOST_BETWEEN_FILES):  # to the checksum at the end
+                    pass
             except (tarfile.TarError, ValueError) as error:  # ValueError: numbers that are none
                 raise ArchiveError("damaged_archive") from error
 

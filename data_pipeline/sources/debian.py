@@ -25,7 +25,7 @@ from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import PART_MARK, Document, Quarantined
 from data_pipeline.sources import deb, manuals
 from data_pipeline.sources.config import DebianPackages
-from data_pipeline.sources.opening import ArchiveError, decompressed, shown
+from data_pipeline.sources.opening import ArchiveError, decompressed, require, shown
 
 _REQUEST = re.compile(r"([a-z0-9][a-z0-9+.-]+)(?:=([0-9][A-Za-z0-9.+:~-]*))?")  # Debian policy 5.6.1 and 5.6.12
 _LONGEST_DOWNLOAD = 1800  # seconds
@@ -55,6 +55,7 @@ def plan(source: DebianPackages, config: CollectionConfig, downloads: Path) -> l
     Raises:
         UserError: a package is unknown, damaged or cannot be downloaded, or there is no apt-get to ask for it.
     """
+    require("lxml", "documentation in HTML")
     directory = downloads / "debian"
     packages = [_find(request, source, directory) for request in dict.fromkeys(source.packages)]
     if not packages:

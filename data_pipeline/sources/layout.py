@@ -1,11 +1,13 @@
-"""The text of HTML pages and their like: articles of the web, and pages of documentation."""
+"""The text of a page of documentation as it is laid out, in HTML or in Mallard.
+
+Manuals are regular, so what is text need not be guessed as on the web (`html.py`): all of the main part is. There
+trafilatura loses headings, terms and inline code at the beginning of a paragraph, and takes ten times as long.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any
-
-from common.errors import UserError
 
 # Elements that go on in the line they stand in, of HTML and of Mallard, in which GNOME's help is written.
 _INLINE = frozenset(
@@ -24,49 +26,25 @@ _AROUND = frozenset(
     "bar bottom-nav bottomlang breadcrumb breadcrumbs copiable-anchor copiable-link copybutton docnav footer header "
     "headerlink hideme lineno linenos nav nav-bar nav-panel nav-path nav_table navbar navfooter navheader navigation "
     "navpath navrow navsetbottom navsettop out-of-band page-header path permalink quickview related search searchbox "
-    "sidebar skip-nav sphinxsidebar srclink sub-nav t-navbar table-of-contents tabs toc tocframe tocset top-nav toplang "
-    "viewcode-link".split()
+    "sidebar skip-nav sphinxsidebar srclink sub-nav t-navbar table-of-contents tabs toc tocframe tocset top-nav "
+    "toplang viewcode-link".split()
 )
 _SPACE = re.compile(r"\s+")
 _LINE_END = re.compile(r"[ \t]+$", re.MULTILINE)
 _GAP = re.compile(r"\n{3,}")
 
 
-def article(content: bytes) -> str:
-    """The text of a page of the web without menus and footers, as trafilatura sees them; empty where it sees none.
-
-    Raises:
-        ValueError: no browser reads the page either.
-        UserError: trafilatura is not installed.
-    """
-    try:
-        import trafilatura
-    except ImportError as error:
-        raise UserError("HTML needs the trafilatura package: pip install -e '.[data]'") from error
-    try:
-        # Its own removal of repeated lines depends on the pages before.
-        return trafilatura.extract(content, include_comments=False, deduplicate=False) or ""
-    except Exception as error:  # of lxml and of the recursion limit
-        raise ValueError("not a page") from error
-
-
 def manual_page(content: bytes, xml: bool = False) -> str:
     """The text of a page of documentation: all of its main part, with headings, terms, tables and listings.
-
-    Manuals are regular, so the main part need not be guessed as on the web. Here trafilatura loses headings, terms
-    and inline code at the beginning of a paragraph, and takes ten times as long.
 
     Args:
         content: HTML, or with `xml` a page in Mallard.
 
     Raises:
         ValueError: nothing in it can be parsed.
-        UserError: lxml is not installed.
     """
-    try:
-        from lxml import etree
-    except ImportError as error:
-        raise UserError("HTML needs the lxml package: pip install -e '.[data]'") from error
+    from lxml import etree
+
     if xml:
         parser: Any = etree.XMLParser(recover=True, no_network=True, load_dtd=False)
     else:

