@@ -311,11 +311,16 @@ def test_what_is_not_a_package_name_never_reaches_apt_get(tmp_path: Path, reques
         collect.plan([DebianPackages(packages=(request_,))], CollectionConfig(), tmp_path / "downloads")
 
 
+def test_a_package_is_asked_for_in_one_version(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="guide is named more than once"):
+        collect.plan([DebianPackages(packages=("guide", "guide=1.0"))], CollectionConfig(), tmp_path / "downloads")
+
+
 APT_GET = """#!/bin/sh
 echo "$@" >> {log}
 case "$*" in
   *unknown*) echo "E: Unable to locate package unknown" >&2; exit 100 ;;
-  *--print-uris*) echo "'http://example.org/guide.deb' guide_1%3a2.0_all.deb 10 SHA256:0" ;;
+  *--print-uris*) test -f *.deb || echo "'http://example.org/guide.deb' guide_1%3a2.0_all.deb 10 SHA256:0" ;;
   *guide=1:2.0*) cp {deb} guide_1%3a2.0_all.deb ;;
   *) exit 1 ;;
 esac
@@ -355,7 +360,7 @@ def test_a_name_takes_the_version_that_apt_would_and_is_downloaded_once(
 
 
 def test_an_unknown_package_is_named_with_what_to_do(tmp_path: Path, apt_get: Path) -> None:
-    with pytest.raises(UserError, match=r"unknown \(Unable to locate package unknown\). Run `apt-get update`"):
+    with pytest.raises(UserError, match=r"a package \(Unable to locate package unknown\). Run `apt-get update`"):
         collect.plan([DebianPackages(packages=("unknown",))], CollectionConfig(), tmp_path / "downloads")
 
 

@@ -9,8 +9,8 @@ installed or run. The sources and their text in megabytes, read and then kept by
     packages       207   203  38 wheels, the same files on every machine, with their tests
     python          25    25  the standard library and four installed packages
 
-With 32,768 pieces a token is 3.9 bytes of manuals and 3.6 of code. Manuals repeat themselves from package to package and
-code from file to file, so that removing duplicates takes some ten per cent more.
+With 32,768 pieces a token is 3.9 bytes of manuals and 3.6 of code. Manuals repeat themselves from package to package,
+and code from file to file, so that removing duplicates takes some ten per cent more.
 
 Every document keeps the licence of its package. The manuals' are free ones by Debian's guidelines, copyleft among them.
 """
@@ -121,7 +121,7 @@ MANUALS = (
     "maint-guide-es=1.2.53",  # 0.1 GPL-2.0+
 )
 
-# Behind each package stand the megabytes of Python that are kept, and the licence. All have wheels without machine code.
+# Behind each package stand the megabytes of Python that are kept, and the licence. All wheels are pure Python.
 PACKAGES = (
     "sympy==1.14.0",  # 24.9 BSD-3-Clause
     "pyomo==6.10.1",  # 19.7 BSD-3-Clause

@@ -14,18 +14,20 @@ import shutil
 import subprocess
 import tempfile
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from common.errors import UserError
-from common.files import atomic_write, sha256_of
+from common.files import TEMPORARY_SUFFIX, atomic_write, sha256_of, sync_directory, sync_file
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import PART_MARK, Document, Quarantined
 from data_pipeline.sources import deb, manuals
 from data_pipeline.sources.config import DebianPackages
 from data_pipeline.sources.opening import ArchiveError, decompressed, require, shown
+from data_pipeline.sources.source_tree import in_parts
 
 _REQUEST = re.compile(r"([a-z0-9][a-z0-9+.-]+)(?:=([0-9][A-Za-z0-9.+:~-]*))?")  # Debian policy 5.6.1 and 5.6.12
 _LONGEST_DOWNLOAD = 1800  # seconds
@@ -56,23 +58,15 @@ def plan(source: DebianPackages, config: CollectionConfig, downloads: Path) -> l
         UserError: a package is unknown, damaged or cannot be downloaded, or there is no apt-get to ask for it.
     """
     require("lxml", "documentation in HTML")
-    directory = downloads / "debian"
-    packages = [_find(request, source, directory) for request in dict.fromkeys(source.packages)]
+    packages = _find(source, downloads / "debian")
     if not packages:
         raise UserError(f"source {source.name!r}: `packages` is empty")
-    parts: list[tuple[tuple[Any, ...], str]] = []
-    group: list[Package] = []
-    states: list[str] = []
-    total = 0
-    for package in packages:
-        size = Path(package.path).stat().st_size * _TEXT_A_BYTE
-        if group and total + size > config.shard_bytes:
-            parts.append((tuple(group), repr(states)))
-            group, states, total = [], [], 0
-        group.append(package)
-        states.append(f"{package.name}={package.version} {_verified(Path(package.path))}")
-        total += size
-    return [*parts, (tuple(group), repr(states))]
+    sizes = ((package, Path(package.path).stat().st_size * _TEXT_A_BYTE) for package in packages)
+    parts = [tuple(package for package, _ in part) for part in in_parts(sizes, config.shard_bytes)]
+    return [
+        (part, repr([(package.name, package.version, _verified(Path(package.path))) for package in part]))
+        for part in parts
+    ]
 
 
 def read(
@@ -89,40 +83,64 @@ def read(
             yield reader.set_aside("", error.strerror or str(error), "unreadable_file")
 
 
-def _find(request: str, source: DebianPackages, directory: Path) -> Package:
+def _find(source: DebianPackages, directory: Path) -> list[Package]:
+    """The packages of the config in its order, downloaded where they are not there yet."""
+    wanted = {request: _parsed(request, source) for request in source.packages}
+    twice = [name for name, count in Counter(name for name, _ in wanted.values()).items() if count > 1]
+    if twice:
+        raise UserError(f"source {source.name!r}: {', '.join(twice)} is named more than once in `packages`")
+    found: dict[str, Package] = {}
+    for request, (name, version) in wanted.items():
+        there = sorted(directory.glob(f"{name}_{version.replace(':', '%3a')}_*.deb")) if version else []
+        if there:
+            found[request] = Package(str(there[0]), name, version)
+    files = _files_of([request for request in wanted if request not in found])
+    for request, (name, version) in wanted.items():
+        if request in found:
+            continue
+        if name not in files:
+            raise UserError(f"source {source.name!r}: apt-get knows no package {request!r} that could be downloaded")
+        path = directory / files[name]
+        taken = path.name.split("_")[1].replace("%3a", ":")
+        if not version:
+            print(f"        {source.name}: {name} is {name}={taken}", flush=True)
+        if not path.is_file():
+            _download(f"{name}={taken}", path)
+        found[request] = Package(str(path), name, taken)
+    return [found[request] for request in wanted]
+
+
+def _parsed(request: str, source: DebianPackages) -> tuple[str, str]:
+    """Name and version, which may be empty."""
     match = _REQUEST.fullmatch(request)
     if match is None:
         raise UserError(f"source {source.name!r}: {request!r} is not a package's name, nor name=version")
-    name, version = match.groups()
-    pattern = f"{name}_{(version or '').replace(':', '%3a')}_*.deb"
-    there = sorted(directory.glob(pattern)) if version else []
-    if there:
-        return Package(str(there[0]), name, version)
-    # The line is: 'address' name_version_architecture.deb bytes hash
-    lines = [line.split() for line in _apt_get(["download", "--print-uris", request], directory).splitlines()]
-    file = next((words[1] for words in lines if len(words) == 4 and words[1].startswith(f"{name}_")), None)
-    if file is None:
-        raise UserError(f"source {source.name!r}: apt-get knows no package {request!r} that could be downloaded")
-    found = file.split("_")[1].replace("%3a", ":")
-    if version is None:
-        print(f"        {source.name}: {name} is {name}={found}", flush=True)
-    path = directory / file
-    if not path.is_file():
-        _download(f"{name}={found}", path)
-    return Package(str(path), name, found)
+    return match[1], match[2] or ""
+
+
+def _files_of(requests: list[str]) -> dict[str, str]:
+    """The files that apt-get would download, name_version_architecture.deb, by the names of the packages."""
+    if not requests:
+        return {}
+    with tempfile.TemporaryDirectory() as empty:  # where a package lies, apt-get says nothing of it
+        output = _apt_get(["download", "--print-uris", *requests], Path(empty))
+    lines = [line.split() for line in output.splitlines()]  # 'address' file bytes hash
+    return {words[1].split("_")[0]: words[1] for words in lines if len(words) == 4}
 
 
 def _download(request: str, path: Path) -> None:
     """Download into a directory beside `path`, then move; the hash that stays beside it marks a whole file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, suffix=".tmp") as staging:
+    with tempfile.TemporaryDirectory(dir=path.parent, suffix=TEMPORARY_SUFFIX) as staging:
         _apt_get(["download", request], Path(staging))  # which verifies what it has downloaded
         file = Path(staging, path.name)
         if not file.is_file():
             raise UserError(f"apt-get downloaded something else than {path.name} for {request}")
         with atomic_write(_hash_file(path)) as hashes:
             hashes.write(f"{sha256_of(file)}  {path.name}\n")
+        sync_file(file)
         os.replace(file, path)
+    sync_directory(path.parent)
 
 
 def _hash_file(path: Path) -> Path:
@@ -149,7 +167,7 @@ def _apt_get(arguments: list[str], directory: Path) -> str:
     try:
         result = subprocess.run(
             command,
-            cwd=directory if directory.is_dir() else None,
+            cwd=directory,
             env={**os.environ, "LC_ALL": "C"},
             capture_output=True,
             text=True,
@@ -162,9 +180,8 @@ def _apt_get(arguments: list[str], directory: Path) -> str:
         return result.stdout
     reasons = [line[3:] for line in result.stderr.splitlines() if line.startswith("E: ")]
     raise UserError(
-        f"apt-get cannot find or download {arguments[-1]} ({'; '.join(reasons) or 'without a reason'}). Run `apt-get "
-        f"update`, see which versions there are with `apt-cache policy {arguments[-1].partition('=')[0]}`, and correct "
-        "`packages`"
+        f"apt-get cannot find or download a package ({'; '.join(reasons) or 'without a reason'}). Run `apt-get "
+        "update`, see with `apt-cache policy NAME` which versions of it there are, and correct `packages`"
     )
 
 
