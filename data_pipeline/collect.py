@@ -13,6 +13,7 @@ from common.files import atomic_write
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import PART_MARK, Counts, Document, Quarantined, Skipped, write_row
 from data_pipeline.sources import (
+    debian,
     git_repository,
     hub,
     pypi,
@@ -24,6 +25,7 @@ from data_pipeline.sources import (
     wikipedia,
 )
 from data_pipeline.sources.config import (
+    DebianPackages,
     GitRepositories,
     HubDataset,
     PackagedWikipedia,
@@ -48,6 +50,7 @@ READERS: dict[type[Source], Any] = {
     WikipediaDump: wiki_dump,
     WebPages: web_pages,
     WarcFiles: warc,
+    DebianPackages: debian,
 }
 
 

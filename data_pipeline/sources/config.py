@@ -167,6 +167,20 @@ class WarcFiles:
     """Licence of the text, kept with every document."""
 
 
+@dataclass(frozen=True)
+class DebianPackages:
+    """Documentation of Debian packages: manuals, help and manual pages; downloaded with apt-get, read as data."""
+
+    packages: tuple[str, ...]
+    """Packages as `name=version`, or as `name` for the version that apt would take."""
+    name: str = "debian"
+    """Name of the source in reports and in the manifest."""
+    licence: str = "per-package"
+    """Shown for the whole source; every document has the licences of its package's copyright file."""
+    languages: tuple[str, ...] = ()
+    """Codes such as `en`: pages whose path names another language are left out; empty takes all."""
+
+
 Source = (
     PackagedWikipedia
     | PythonCode
@@ -177,4 +191,5 @@ Source = (
     | WikipediaDump
     | WebPages
     | WarcFiles
+    | DebianPackages
 )

@@ -101,13 +101,17 @@ def open_raw(name: str) -> IO[bytes]:
 
 def open_plain(name: str) -> io.BufferedReader:
     """The file without its compression. Raises OSError, now or while reading."""
-    file = open_raw(name)
+    return decompressed(open_raw(name))
+
+
+def decompressed(file: IO[bytes]) -> io.BufferedReader:
+    """What `file` holds without its compression, if it has one. Raises OSError, now or while reading."""
     raw: Any = _Guarded(file, file)
     buffered = io.BufferedReader(raw)
     start = buffered.peek(6)[:6]
-    for magic, decompressed in _FORMATS.items():
+    for magic, decompressor in _FORMATS.items():
         if start.startswith(magic):
-            return io.BufferedReader(_Guarded(decompressed(buffered), file))
+            return io.BufferedReader(_Guarded(decompressor(buffered), file))
     return buffered
 
 
