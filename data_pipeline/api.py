@@ -36,18 +36,33 @@ from data_pipeline.config import ShardConfig as Shards
 from data_pipeline.config import SplitConfig as Split
 from data_pipeline.config import TokenizerConfig as Tokenize
 from data_pipeline.executors import default_workers
-from data_pipeline.sources.config import HubDataset, PackagedWikipedia, PythonCode, Source, TextFiles
+from data_pipeline.sources.config import (
+    DebianPackages,
+    GitRepositories,
+    HubDataset,
+    PackagedWikipedia,
+    PyPIPackages,
+    PythonCode,
+    Source,
+    TextFiles,
+    WarcFiles,
+    WebPages,
+    WikipediaDump,
+)
 
 __all__ = [
     "Clean",
     "CodeFilters",
     "Collect",
     "DatasetPipeline",
+    "DebianPackages",
     "Decontaminate",
     "Deduplicate",
+    "GitRepositories",
     "HubDataset",
     "PackagedWikipedia",
     "ProseFilters",
+    "PyPIPackages",
     "PythonCode",
     "QualityFilter",
     "Shards",
@@ -55,6 +70,9 @@ __all__ = [
     "Split",
     "TextFiles",
     "Tokenize",
+    "WarcFiles",
+    "WebPages",
+    "WikipediaDump",
 ]
 
 # The field of a config that each kind of step fills.
