@@ -234,7 +234,7 @@ def test_a_manual_page_in_html_keeps_headings_terms_tables_and_listings() -> Non
     page = (
         "<html><head><title>no</title></head><body class='sidebar'><div class='navheader'>Next</div>"
         "<h1>\n  The <code>list</code>\n command<a class='headerlink'>¶</a></h1><!-- no -->"
-        "<dl><dt>term</dt><dd>What it\nmeans.</dd></dl><script>no()</script>"
+        "<dl><dt>term</dt><dd>\n  What it\nmeans.</dd></dl><script>no()</script>"
         "<pre>if a:\n    b()</pre><table><tr><th>A</th><th>B</th></tr><tr><td>1</td><td>é</td></tr></table>"
         "<div class='footer'>no</div>after</body></html>"
     )
