@@ -105,8 +105,7 @@ def deduplicate(documents: Path, folder: Path) -> dict[str, Any]:
     sketches.sketch_shard("sketch", folder, sketches.SketchArgument(documents, config))
     table = folder / "sketch.documents.npy"
     duplicates.find_duplicates("all", folder, duplicates.FindArgument([table], config))
-    verdicts = folder / "all.verdicts.npy"
-    duplicates.remove_duplicates("kept", folder, duplicates.RemoveArgument(documents, verdicts, 0))
+    duplicates.remove_duplicates("kept", folder, duplicates.RemoveArgument(documents, folder, 0, config))
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "kept": [document.id for document in read_documents(folder / "kept.jsonl")]}
 

@@ -12,8 +12,8 @@ import tyro
 from common.cli import parse_command, run_command
 from common.errors import UserError
 from data_pipeline.config import DataConfig
+from data_pipeline.executors import default_workers
 from data_pipeline.pipeline import curate
-from data_pipeline.stages import default_workers
 
 PROGRAM = "python -m data_pipeline"
 
@@ -27,6 +27,9 @@ class Command:
     """Directory of the dataset; data/<name of the config file> when it is not given."""
     workers: int | None = None
     """Processes; one a core when it is not given. The result does not depend on it."""
+    executor: str = "processes"
+    """Where tasks run: processes, serial (this process), dask (a cluster of --workers on this machine), or
+    dask://HOST:PORT (a scheduler whose workers share the file system)."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--workers is {workers}; it must be at least 1")
     out = Path(command.out or Path("data") / Path(argv[0]).stem)
     try:
-        curate(command.config, out, workers)
+        curate(command.config, out, workers, command.executor)
     except OSError as error:
         raise UserError(
             f"cannot go on with {out}: {error}; what is finished is kept: mend it (make room, say), then run the same "

@@ -5,7 +5,7 @@
     pipeline = DatasetPipeline([
         PackagedWikipedia(),
         PythonCode(),
-        QualityFilter(min_length=200),
+        QualityFilter(min_length=200, max_length=100_000),
         Deduplicate(threshold=0.8),
         Tokenize(vocab_size=32_000),
     ])
@@ -29,23 +29,40 @@ from data_pipeline import pipeline
 from data_pipeline.config import CleaningConfig as Clean
 from data_pipeline.config import CodeFilters, DataConfig, ProseFilters
 from data_pipeline.config import CollectionConfig as Collect
+from data_pipeline.config import DecontaminationConfig as Decontaminate
 from data_pipeline.config import DeduplicationConfig as Deduplicate
 from data_pipeline.config import FilterConfig as QualityFilter
 from data_pipeline.config import ShardConfig as Shards
 from data_pipeline.config import SplitConfig as Split
 from data_pipeline.config import TokenizerConfig as Tokenize
-from data_pipeline.sources.config import HubDataset, PackagedWikipedia, PythonCode, Source, TextFiles
-from data_pipeline.stages import default_workers
+from data_pipeline.executors import default_workers
+from data_pipeline.sources.config import (
+    DebianPackages,
+    GitRepositories,
+    HubDataset,
+    PackagedWikipedia,
+    PyPIPackages,
+    PythonCode,
+    Source,
+    TextFiles,
+    WarcFiles,
+    WebPages,
+    WikipediaDump,
+)
 
 __all__ = [
     "Clean",
     "CodeFilters",
     "Collect",
     "DatasetPipeline",
+    "DebianPackages",
+    "Decontaminate",
     "Deduplicate",
+    "GitRepositories",
     "HubDataset",
     "PackagedWikipedia",
     "ProseFilters",
+    "PyPIPackages",
     "PythonCode",
     "QualityFilter",
     "Shards",
@@ -53,6 +70,9 @@ __all__ = [
     "Split",
     "TextFiles",
     "Tokenize",
+    "WarcFiles",
+    "WebPages",
+    "WikipediaDump",
 ]
 
 # The field of a config that each kind of step fills.
@@ -79,14 +99,15 @@ class DatasetPipeline:
         check_types(self.config, "DatasetPipeline")
         pipeline.check(self.config)
 
-    def run(self, out: str | Path, workers: int | None = None) -> dict[str, Any]:
+    def run(self, out: str | Path, workers: int | None = None, executor: str = "processes") -> dict[str, Any]:
         """Bring the dataset in `out` up to date and return its manifest; called again, it does only what changed.
 
         Args:
             out: directory of the dataset, such as data/mine.
             workers: processes; by default one a core.
+            executor: processes, serial, dask or dask://HOST:PORT.
 
         Raises:
             UserError: a source cannot be read, or too little text is left.
         """
-        return pipeline.curate(self.config, Path(out), workers or default_workers())
+        return pipeline.curate(self.config, Path(out), workers or default_workers(), executor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -77,6 +78,13 @@ def plan(sources: Iterable[Source], config: CollectionConfig, downloads: Path) -
     ]
 
 
+def local_files(parts: Iterable[Part]) -> list[str]:
+    """One file on this machine of every part that has any."""
+    paths = ([getattr(item, "path", item) for item in part.items] for part in parts)
+    found = ([str(path) for path in some if isinstance(path, str | Path) and os.path.exists(path)] for some in paths)
+    return [some[0] for some in found if some]
+
+
 def collect_part(task: str, directory: Path, part: Part) -> Counts:
     """Read one part into `<task>-000.jsonl`, `<task>-001.jsonl`, ... of about `shard_bytes` of text each."""
     counts = Counts()
@@ -131,7 +139,7 @@ def _checked(
         if not isinstance(record, Document):
             yield record
             continue
-        reason = _unreadable(record.text, part.config)
+        reason = unreadable(record.text, part.config)
         if reason:
             yield Quarantined(part.number, record.origin, "whole document", reason)
         elif record.kind == "code":
@@ -149,7 +157,8 @@ def _cut(document: Document, config: CollectionConfig) -> Iterator[Document]:
             yield Document(**fields)
 
 
-def _unreadable(text: str, config: CollectionConfig) -> str | None:
+def unreadable(text: str, config: CollectionConfig) -> str | None:
+    """Why no later stage could work with the text, or None."""
     if not text.strip():
         return "empty"
     if "\0" in text:

@@ -155,8 +155,12 @@ class CodeFilters:
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """Quality filters by kind of text."""
+    """Quality filters, most of them by kind of text."""
 
+    min_length: int = 0
+    """A shorter document of any kind is dropped, in characters."""
+    max_length: int | None = None
+    """A longer one too, in characters."""
     prose: ProseFilters = field(default_factory=ProseFilters)
     """Rules for natural language, encyclopedia text included."""
     code: CodeFilters = field(default_factory=CodeFilters)
@@ -165,7 +169,13 @@ class FilterConfig:
 
 @dataclass(frozen=True)
 class DeduplicationConfig:
-    """Exact and near duplicates: MinHash with banding (Broder 1997), then the true Jaccard similarity."""
+    """Exact and near duplicates: MinHash with banding (Broder 1997), then the true Jaccard similarity.
+
+    Repeated paragraphs are removed only on request. CCNet (Wenzek et al. 2020) and Dolma (Soldaini et al. 2024) remove
+    them, to rid web pages of menus and notices. FineWeb (Penedo et al. 2024) did the same with lines over a whole
+    corpus, after MinHash, and found that models became worse. A text without one of its paragraphs may not make sense,
+    and the line rules of cleaning and filters take most of what stands around a text.
+    """
 
     threshold: float = 0.8
     """Jaccard similarity of word shingles from which two documents are duplicates."""
@@ -175,6 +185,30 @@ class DeduplicationConfig:
     """Bands of the signature; 14 x 8 finds a pair of similarity 0.8 with probability 0.92, one of 0.9 always."""
     rows: int = 8
     """Rows in a band."""
+    paragraphs: bool = False
+    """Remove paragraphs of prose that stand in a better document too; for web text without other cleaning."""
+    paragraph_characters: int = 100
+    """Shorter paragraphs stay wherever they are."""
+    paragraph_max_loss: float = 0.5
+    """A document that would lose more than this fraction of its bytes is dropped whole."""
+
+
+@dataclass(frozen=True)
+class DecontaminationConfig:
+    """Evaluation texts that must not be trained on: n-gram overlap after GPT-3 (Brown et al. 2020, appendix C)."""
+
+    patterns: tuple[str, ...] = ()
+    """Files of evaluation texts, in any format of the source `TextFiles`; without any, nothing is done."""
+    text_fields: tuple[str, ...] = ("text",)
+    """Fields of a JSON line, or columns of a table, that hold text, such as a question and its answer."""
+    ngram_words: int = 13
+    """Length of the n-grams in words; case and punctuation do not count."""
+    min_words: int = 8
+    """An evaluation text shorter than an n-gram counts as a whole if it has this many words; else it is left out."""
+    min_matches: int = 1
+    """A document that shares this many n-grams with one evaluation text, or all of them, is dropped."""
+    max_documents: int = 10
+    """An n-gram in more documents than this is no sign of a copy: licences, proverbs and the like are everywhere."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +267,8 @@ class DataConfig:
     """Quality filters by kind of text."""
     deduplication: DeduplicationConfig = field(default_factory=DeduplicationConfig)
     """Exact and near duplicates."""
+    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    """Evaluation texts that must not be trained on."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """What is held out for validation."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

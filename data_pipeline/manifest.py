@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import to_dict
-from common.files import atomic_write, read_json, write_json
+from common.errors import UserError
+from common.files import atomic_write, read_json, sha256_of, write_json
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig
 from data_pipeline.documents import read_rows, write_row
 from data_pipeline.shards import token_dtype
@@ -41,15 +42,17 @@ def publish(
         sizes: documents and bytes by source position and split.
         tokenizer: the stage that holds `tokenizer.model`.
         packed: the stage that holds the token shards.
+
+    Raises:
+        UserError: a file is not what its stage wrote.
     """
     model = Tokenizer(tokenizer.directory / Tokenizer.file_name)
     files = [tokenizer.directory / Tokenizer.file_name, *packed.paths()]
+    hashes = tokenizer.hashes | packed.hashes
+    _verify(files, hashes)
     for file in files:
         _place(file, out / file.name)
-    _remove_strays(out, {file.name for file in files})
-    hashes = {Tokenizer.file_name: model.sha256}
-    for counts in packed.tasks.values():
-        hashes |= counts.details["files"]
+    _remove_strays(out, {file.name for file in files}, {stage.directory for stage in stages})
     quarantine = _quarantine(out, stages[0], [source.name for source in config.sources])
     sources = _sources(config, sizes, packed)
     use = _add_use(sources, model, next(stage for stage in stages if stage.name == "encode"))
@@ -67,7 +70,7 @@ def publish(
         "stages": [_stage(stage) for stage in stages if stage.name in _DOCUMENT_STAGES],
         "quarantine": quarantine,
         "files": hashes,
-        "fingerprint": _fingerprint(hashes),
+        "fingerprint": fingerprint_of(hashes),
         "config": to_dict(config),
     }
     path = out / "manifest.json"
@@ -98,6 +101,18 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
     return "\n".join(lines)
 
 
+def _verify(files: list[Path], hashes: dict[str, str]) -> None:
+    """What training reads is read here in full, whatever its size and time say. A damaged file is removed."""
+    damaged = [file for file in files if sha256_of(file) != hashes[file.name]]
+    for file in damaged:
+        file.unlink()
+    if damaged:
+        raise UserError(
+            f"{', '.join(map(str, damaged))}: damaged on disk and therefore removed; run the same command again, and "
+            "it is made anew"
+        )
+
+
 def _place(file: Path, target: Path) -> None:
     """Put a stage's file into the dataset without a second copy where the file system has hard links."""
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
@@ -110,12 +125,15 @@ def _place(file: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)  # a link that replaces another link to the same file is left where it was
 
 
-def _remove_strays(out: Path, wanted: set[str]) -> None:
-    """Shards of an earlier, larger version of the dataset must not be taken for part of this one."""
+def _remove_strays(out: Path, wanted: set[str], stages: set[Path]) -> None:
+    """Shards and stages of an earlier version of the dataset must not be taken for part of this one."""
     for pattern in ("train_*", "val_*"):
         for path in out.glob(pattern):
             if path.name not in wanted:
                 path.unlink()
+    for path in (out / "stages").glob("[0-9][0-9]_*"):
+        if path not in stages:
+            shutil.rmtree(path)
 
 
 def _quarantine(out: Path, collected: StageResult, sources: list[str]) -> dict[str, int]:
@@ -182,7 +200,7 @@ def _split(name: str, packed: StageResult) -> dict[str, Any]:
                 "file": f"{task}.bin",
                 "tokens": details["tokens"],
                 "documents": counts.documents_out,
-                "sha256": details["files"][f"{task}.bin"],
+                "sha256": packed.hashes[f"{task}.bin"],
             }
         )
     return {"tokens": total["tokens"], "bytes": total["bytes"], "documents": total["documents"], "shards": listed}
@@ -215,7 +233,7 @@ def _stage(stage: StageResult) -> dict[str, Any]:
     return values
 
 
-def _fingerprint(hashes: dict[str, str]) -> str:
+def fingerprint_of(hashes: dict[str, str]) -> str:
     """sha256 over the names and sha256 of all token shards."""
     tokens = {name: value for name, value in sorted(hashes.items()) if name.endswith(".bin")}
     return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -14,37 +16,48 @@ from common.errors import UserError
 from common.files import only_process_in, sha256_of
 from data_pipeline import cleaning, collect, encoding, manifest, tokenizer_training
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig
-from data_pipeline.dedup import duplicates, sketches, split
+from data_pipeline.dedup import duplicates, evaluation_texts, sketches, split
+from data_pipeline.executors import Run, check_executor, open_executor
 from data_pipeline.quality import character_model, filters, language, signals
 from data_pipeline.report import render
-from data_pipeline.stages import StageResult, StageRunner, input_tasks, process_pool
+from data_pipeline.stages import StageResult, StageRunner, input_tasks
 from data_pipeline.tokenizer import Tokenizer
 
 STAGE_COUNT = 14
 
 
-def curate(config: DataConfig, out: Path, workers: int) -> dict[str, Any]:
+def curate(config: DataConfig, out: Path, workers: int, executor: str = "processes") -> dict[str, Any]:
     """Bring the dataset in `out` up to date with `config` and return its manifest.
 
-    The result does not depend on `workers`. While anything is being recomputed `out` has no manifest, so no reader can
-    take an old index for a new shard.
+    The result does not depend on `workers` or `executor` (see `open_executor`). While anything is being recomputed
+    `out` has no manifest, so no reader can take an old index for a new shard.
 
     Raises:
-        UserError: a source cannot be read, two sources share a name, or too little text is left.
+        UserError: a source cannot be read, two sources share a name, too little text is left, or the executor cannot
+            be used.
     """
     check(config)
+    check_executor(executor)
     started = time.perf_counter()
-    with only_process_in(out / "stages"), process_pool(workers) as executor:
+    stages = out / "stages"
+    with ExitStack() as stack:
+        stack.enter_context(only_process_in(stages))
+        run = Run.begin(stages / "run")
         parts = collect.plan(config.sources, config.collection, out.parent / "downloads")
+        chosen = stack.enter_context(open_executor(executor, workers, run, collect.local_files(parts)))
         runner = StageRunner(
-            out / "stages", executor, STAGE_COUNT, on_work=lambda: (out / "manifest.json").unlink(missing_ok=True)
+            stages,
+            chosen,
+            run,
+            STAGE_COUNT + bool(config.decontamination.patterns),
+            on_work=lambda: (out / "manifest.json").unlink(missing_ok=True),
         )
         filtered = _curate_text(runner, config, parts)
         assigned, sizes = _deduplicate_and_split(runner, config, filtered)
         tokenizer = _train_tokenizer(runner, config, assigned, sizes)
         packed = _encode(runner, config, assigned, tokenizer)
         result = manifest.publish(config, out, runner.results, sizes, tokenizer, packed)
-        render.bring_up_to_date(out, executor)
+        render.bring_up_to_date(out, chosen)
     print(manifest.summary(result, out, time.perf_counter() - started), flush=True)
     return result
 
@@ -64,6 +77,11 @@ def check(config: DataConfig) -> None:
             f"tokenizer.character_coverage is {config.tokenizer.character_coverage}; it must be below 1 (0.9999 is "
             "usual), or the byte pieces would never be learned"
         )
+    if not 0 < config.deduplication.paragraph_max_loss <= 1:
+        raise UserError(
+            f"deduplication.paragraph_max_loss is {config.deduplication.paragraph_max_loss}; it must be above 0 and at "
+            "most 1"
+        )
     _check_measures(config, names)
     positive = {
         "collection.shard_bytes": config.collection.shard_bytes,
@@ -73,6 +91,10 @@ def check(config: DataConfig) -> None:
         "deduplication.shingle_words": config.deduplication.shingle_words,
         "deduplication.bands": config.deduplication.bands,
         "deduplication.rows": config.deduplication.rows,
+        "deduplication.paragraph_characters": config.deduplication.paragraph_characters,
+        "decontamination.ngram_words": config.decontamination.ngram_words,
+        "decontamination.min_words": config.decontamination.min_words,
+        "decontamination.min_matches": config.decontamination.min_matches,
         "tokenizer.sample_bytes": config.tokenizer.sample_bytes,
         "shards.max_tokens": config.shards.max_tokens,
     }
@@ -164,31 +186,36 @@ def _deduplicate_and_split(
     """Find and remove duplicates, hold documents out, drop those that resemble training text, label the rest."""
     dedup = config.deduplication
     shards = input_tasks(filtered)
+    evaluation = _read_evaluation(runner, config)
+    texts = evaluation[0].directory if evaluation else None
     sketched = runner.run(
         "sketch",
         sketches.sketch_shard,
-        {task: sketches.SketchArgument(path, dedup) for task, path in shards.items()},
-        [dedup.shingle_words, dedup.bands, dedup.rows],
-        [filtered],
+        {task: sketches.SketchArgument(path, dedup, texts) for task, path in shards.items()},
+        [dedup.shingle_words, dedup.bands, dedup.rows, dedup.paragraphs and dedup.paragraph_characters],
+        [filtered, *evaluation],
     )
     tables = sketched.paths(".documents.npy")
-    ends = dict(zip(shards, accumulate(sketched.tasks[task].documents_out for task in shards), strict=True))
-    starts = {task: ends[task] - sketched.tasks[task].documents_out for task in shards}
+    starts, ends = _numbering(sketched, shards)
     found = runner.run(
         "duplicates",
         duplicates.find_duplicates,
-        {"all": duplicates.FindArgument(tables, dedup)},
-        to_dict(dedup),
-        [sketched],
+        {"all": duplicates.FindArgument(tables, dedup, config.decontamination, texts)},
+        [to_dict(dedup), to_dict(config.decontamination)],
+        [sketched, *evaluation],
     )
-    verdicts = found.directory / "all.verdicts.npy"
+    verdicts: Path | None = found.directory / "all.verdicts.npy"
     kept = runner.run(
         "deduplicate",
         duplicates.remove_duplicates,
-        {task: duplicates.RemoveArgument(path, verdicts, starts[task]) for task, path in shards.items()},
-        [],
+        {task: duplicates.RemoveArgument(path, found.directory, starts[task], dedup) for task, path in shards.items()},
+        [dedup.paragraphs and dedup.shingle_words],
         [filtered, found],
     )
+    if dedup.paragraphs:  # documents are no longer what they were
+        sketched, verdicts = kept, None
+        tables = kept.paths(".documents.npy")
+        starts, ends = _numbering(kept, shards)
     drawn = runner.run(
         "draw",
         split.draw_held_out,
@@ -197,10 +224,14 @@ def _deduplicate_and_split(
         [sketched, found],
     )
     sides = drawn.directory / "all.sides.npy"
+    held_out, index = drawn.directory / "all.held_out.npy", drawn.directory / "all.index"
     compared = runner.run(
         "compare",
         split.compare_shard,
-        {task: split.CompareArgument(tables, number, sides, config.split) for number, task in enumerate(shards)},
+        {
+            task: split.CompareArgument(table, starts[task], sides, held_out, index, config.split)
+            for task, table in zip(shards, tables, strict=True)
+        },
         to_dict(config.split),
         [sketched, drawn],
     )
@@ -216,6 +247,29 @@ def _deduplicate_and_split(
         [kept, drawn, compared],
     )
     return assigned, split.totals([counts.details for counts in assigned.tasks.values()])
+
+
+def _read_evaluation(runner: StageRunner, config: DataConfig) -> list[StageResult]:
+    """Read the evaluation texts, where there are any to keep out of the training text."""
+    if not config.decontamination.patterns:
+        return []
+    files, states = evaluation_texts.plan(config.decontamination, config.collection)
+    parts = (config.decontamination, config.collection, config.cleaning)
+    return [
+        runner.run(
+            "evaluation",
+            evaluation_texts.read_evaluation,
+            {"evaluation": evaluation_texts.EvaluationArgument(files, *parts)},
+            [states, *map(to_dict, parts)],
+        )
+    ]
+
+
+def _numbering(stage: StageResult, shards: Iterable[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """The number of the first document of each shard, and of the next shard's."""
+    sizes = {task: stage.tasks[task].documents_out for task in shards}
+    ends = dict(zip(sizes, accumulate(sizes.values()), strict=True))
+    return {task: ends[task] - size for task, size in sizes.items()}, ends
 
 
 def _train_tokenizer(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
-from common.files import atomic_write, read_json, sha256_of
+from common.files import atomic_write, read_json
 
 MANIFEST_KEYS = ("dtype", "vocab_size", "eos_id", "tokenizer", "sources", "splits", "fingerprint")
 INDEX_DTYPE = np.dtype(
@@ -182,17 +183,28 @@ class Windows:
 
 
 class ShardWriter:
-    """Writes one token shard with its index and provenance. Nothing appears before `close`."""
+    """Writes one token shard with its index and provenance, which appear whole at the end of a `with` block."""
 
     def __init__(self, directory: Path, name: str, dtype: np.dtype) -> None:
         """`name` is such as "train_00000"."""
-        self.directory = directory
-        self.name = name
         self.dtype = dtype
         self.tokens = 0
-        self._parts: list[np.ndarray] = []
+        self._paths = [directory / f"{name}{end}" for end in (".bin", ".index.npy", ".documents.jsonl")]
         self._index: list[tuple[int, int, int, int]] = []
-        self._provenance: list[str] = []
+
+    def __enter__(self) -> ShardWriter:
+        with ExitStack() as files:
+            self._ids, self._table = (files.enter_context(atomic_write(path, "wb")) for path in self._paths[:2])
+            self._provenance = files.enter_context(atomic_write(self._paths[2]))
+            self._files = files.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is not None:
+            self._files.__exit__(*error)
+            return
+        with self._files:
+            np.save(self._table, np.array(self._index, INDEX_DTYPE))
 
     def add(self, ids: np.ndarray, byte_count: int, source: int, provenance: dict[str, str]) -> None:
         """Append a document.
@@ -203,22 +215,10 @@ class ShardWriter:
             source: position in the manifest's `sources`.
             provenance: what `<name>.documents.jsonl` says of it.
         """
-        self._parts.append(ids.astype(self.dtype, copy=False))
+        self._ids.write(ids.astype(self.dtype, copy=False).tobytes())
         self._index.append((self.tokens, len(ids), byte_count, source))
-        self._provenance.append(json.dumps(provenance, ensure_ascii=False))
+        self._provenance.write(json.dumps(provenance, ensure_ascii=False) + "\n")
         self.tokens += len(ids)
-
-    def close(self) -> dict[str, str]:
-        """Write the three files whole; returns the sha256 of each by its name."""
-        paths = [self.directory / f"{self.name}{end}" for end in (".bin", ".index.npy", ".documents.jsonl")]
-        with atomic_write(paths[0], "wb") as file:
-            for part in self._parts:
-                file.write(part.tobytes())
-        with atomic_write(paths[1], "wb") as file:
-            np.save(file, np.array(self._index, INDEX_DTYPE))
-        with atomic_write(paths[2]) as file:
-            file.writelines(line + "\n" for line in self._provenance)
-        return {path.name: sha256_of(path) for path in paths}
 
     def by_source(self) -> dict[str, dict[str, int]]:
         """Documents, bytes and tokens of every source in the shard."""

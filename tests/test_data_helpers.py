@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.config import (
     CollectionConfig,
@@ -19,6 +23,7 @@ from data_pipeline.config import (
 )
 from data_pipeline.sources.config import TextFiles
 
+ROOT = Path(__file__).parents[1]
 STOP_WORDS = ("the", "of", "and", "to", "that", "with", "have", "be")
 
 
@@ -78,7 +83,43 @@ def files_of(directory: Path) -> dict[str, bytes]:
     }
 
 
-def dropped_rows(directory: Path, stage: str) -> list[dict[str, str]]:
-    """The dropped documents of a stage, such as "04_filter"."""
-    paths = sorted((directory / "stages" / stage / "dropped").glob("*.jsonl"))
+def stage_directory(out: Path, stage: str) -> Path:
+    """The directory of a stage, such as "filter", whatever its number."""
+    (found,) = (out / "stages").glob(f"[0-9][0-9]_{stage}")
+    return found
+
+
+def dropped_rows(out: Path, stage: str) -> list[dict[str, str]]:
+    """The dropped documents of a stage, such as "filter"."""
+    paths = sorted((stage_directory(out, stage) / "dropped").glob("*.jsonl"))
     return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def write_corpus(folder: Path) -> list[Path]:
+    """Two sources of 150 texts, with some that the filters drop, and some duplicates within and across sources."""
+    first = [prose(seed, 90 + 30 * (seed % 4)) for seed in range(150)]
+    second = [prose(seed, 90) for seed in range(1000, 1150)]
+    first += ["Too short.", first[3], replace_words(first[6], 5, 2)]
+    second += [first[8].capitalize(), replace_words(second[9], 6, 2), "word " * 200]
+    return [write_jsonl(folder / "first.jsonl", first), write_jsonl(folder / "second.jsonl", second)]
+
+
+def write_config(path: Path, corpus: Sequence[Path]) -> Path:
+    """A config file that stands for `small_config(*corpus)`."""
+    paths = ", ".join(repr(str(each)) for each in corpus)
+    path.write_text(f"from test_data_helpers import small_config\nconfig = small_config({paths})\n")
+    return path
+
+
+def command(config: Path, out: Path, *more: str, **options: Any) -> subprocess.Popen[str]:
+    """`python -m data_pipeline`, as the leader of a session of its own; `options` are those of Popen."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "data_pipeline", str(config), "--out", str(out), *more],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+        stdout=options.pop("stdout", subprocess.PIPE),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )

@@ -3,42 +3,41 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from test_data_helpers import dropped_rows, files_of, prose, replace_words, small_config, write_jsonl
+from test_data_helpers import (
+    ROOT,
+    command,
+    dropped_rows,
+    files_of,
+    prose,
+    small_config,
+    stage_directory,
+    write_config,
+    write_corpus,
+    write_jsonl,
+)
 
 from common.errors import UserError
 from common.files import read_json, sha256_of
 from data_pipeline.config import DataConfig, FilterConfig, ProseFilters, SplitConfig
 from data_pipeline.dedup import minhash
 from data_pipeline.documents import Counts
+from data_pipeline.executors import Run
 from data_pipeline.pipeline import curate
 from data_pipeline.shards import Dataset
 from data_pipeline.sources.config import TextFiles
-from data_pipeline.stages import StageRunner, code_of, process_pool
+from data_pipeline.stages import StageRunner, code_of
 from data_pipeline.tokenizer import Tokenizer
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two sources of 150 texts, with some that the filters drop, and some duplicates within and across sources."""
-    folder = tmp_path_factory.mktemp("corpus")
-    first = [prose(seed, 90 + 30 * (seed % 4)) for seed in range(150)]
-    second = [prose(seed, 90) for seed in range(1000, 1150)]
-    first += ["Too short.", first[3], replace_words(first[6], 5, 2)]
-    second += [first[8].capitalize(), replace_words(second[9], 6, 2), "word " * 200]
-    return [write_jsonl(folder / "first.jsonl", first), write_jsonl(folder / "second.jsonl", second)]
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +53,13 @@ def said(capsys: pytest.CaptureFixture[str]) -> dict[str, bool]:
     return {line.split("]")[1].split()[0]: not line.endswith("up to date") for line in lines}
 
 
-def without_seconds(manifest: dict[str, Any]) -> dict[str, Any]:
-    stages = [{key: value for key, value in stage.items() if key != "seconds"} for stage in manifest["stages"]]
-    return {**manifest, "stages": stages}
-
-
 def test_shards_decode_to_the_documents(built: tuple[DataConfig, Path]) -> None:
     _, out = built
     dataset = Dataset(out)
     tokenizer = Tokenizer(dataset.tokenizer_path)
     assert len(dataset.manifest["splits"]["train"]["shards"]) >= 2
     texts: dict[str, str] = {}
-    for shard in sorted((out / "stages" / "10_split").glob("*.jsonl")):
+    for shard in sorted(stage_directory(out, "split").glob("*.jsonl")):
         for line in shard.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             texts[row["id"]] = row["text"]
@@ -137,15 +131,6 @@ def test_a_second_run_does_no_work(built: tuple[DataConfig, Path], capsys: pytes
     assert (out / "manifest.json").stat().st_mtime_ns == manifest
 
 
-def test_workers_do_not_change_a_byte(built: tuple[DataConfig, Path], tmp_path: Path) -> None:
-    config, out = built
-    curate(config, tmp_path / "data", workers=2)
-    assert files_of(tmp_path / "data") == files_of(out)
-    assert without_seconds(read_json(tmp_path / "data" / "manifest.json")) == without_seconds(
-        read_json(out / "manifest.json")
-    )
-
-
 def test_a_changed_threshold_recomputes_what_follows(
     corpus: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,93 +155,12 @@ def test_a_changed_threshold_recomputes_what_follows(
     assert all(stages[name] for name in ("draw", "compare", "split", "tokenizer", "encode", "pack"))
 
 
-def test_missing_and_stray_files_are_put_right(built: tuple[DataConfig, Path], tmp_path: Path) -> None:
-    config, _ = built
-    out = tmp_path / "data"
-    curate(config, out, workers=1)
-    before = files_of(out)
-    (out / "train_00000.bin").unlink()
-    (out / "train_00099.bin").write_bytes(b"of an older run")
-    victim = next((out / "stages" / "04_filter").glob("*.jsonl"))
-    victim.write_bytes(victim.read_bytes()[:-10])
-    curate(config, out, workers=1)
-    assert files_of(out) == before
-
-
 def test_changed_input_is_noticed(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [prose(seed) for seed in range(60)])
     first = curate(small_config(path), tmp_path / "data", workers=1)
     write_jsonl(path, [prose(seed) for seed in range(1, 61)])
     second = curate(small_config(path), tmp_path / "data", workers=1)
     assert first["fingerprint"] != second["fingerprint"]
-
-
-CONFIG_FILE = """
-from test_data_helpers import small_config
-config = small_config({paths})
-"""
-
-
-def command(config: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return subprocess.Popen(
-        [sys.executable, "-m", "data_pipeline", str(config), "--out", str(out), *more],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize("stage", ["00_collect", "04_filter", "09_compare", "13_pack"])
-def test_a_killed_run_goes_on_and_ends_the_same(
-    corpus: list[Path], built: tuple[DataConfig, Path], tmp_path: Path, stage: str
-) -> None:
-    config = tmp_path / "config.py"
-    config.write_text(CONFIG_FILE.format(paths=", ".join(repr(str(path)) for path in corpus)))
-    out = tmp_path / "data"
-    process = command(config, out, "--workers", "1")
-    deadline = time.monotonic() + 60
-    while not (out / "stages" / stage).exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    if stage != "13_pack":  # the last stage may be over before the signal comes; then the rerun has nothing to do
-        assert process.returncode == -signal.SIGKILL
-        assert not (out / "manifest.json").exists()
-    process = command(config, out, "--workers", "1")
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert stage == "00_collect" or "up to date" in output
-    assert files_of(out) == files_of(built[1])
-    assert not list(out.rglob("*.tmp"))
-
-
-def test_workers_leave_with_a_killed_parent(corpus: list[Path], tmp_path: Path) -> None:
-    if not Path("/proc").is_dir():
-        pytest.skip("needs /proc")
-    config = tmp_path / "config.py"
-    config.write_text(CONFIG_FILE.format(paths=", ".join(repr(str(path)) for path in corpus)))
-    process = command(config, tmp_path / "data", "--workers", "2")
-    children: list[str] = []
-    deadline = time.monotonic() + 60
-    while len(children) < 2 and process.poll() is None and time.monotonic() < deadline:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert len(children) >= 2
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and any(alive(child) for child in children):
-        time.sleep(0.05)
-    assert not any(alive(child) for child in children)
-
-
-def alive(child: str) -> bool:
-    try:
-        return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize(
@@ -270,9 +174,7 @@ def alive(child: str) -> bool:
     ],
 )
 def test_mistakes_end_with_status_2(corpus: list[Path], tmp_path: Path, arguments: list[str], expected: str) -> None:
-    config = tmp_path / "config.py"
-    config.write_text(CONFIG_FILE.format(paths=", ".join(repr(str(path)) for path in corpus)))
-    process = command(config, tmp_path / "data", "--workers", "1", *arguments)
+    process = command(write_config(tmp_path / "config.py", corpus), tmp_path / "data", "--workers", "1", *arguments)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert expected in errors and "Traceback" not in errors
@@ -300,7 +202,7 @@ def test_mistakes_in_the_config_are_named(tmp_path: Path) -> None:
 
 def test_the_earlier_source_keeps_its_duplicates(corpus: list[Path], tmp_path: Path) -> None:
     curate(small_config(corpus[1], corpus[0]), tmp_path / "data", workers=1)
-    removed = {row["id"] for row in dropped_rows(tmp_path / "data", "07_deduplicate")}
+    removed = {row["id"] for row in dropped_rows(tmp_path / "data", "deduplicate")}
     assert f"source1/{corpus[0].as_posix()}#line9" in removed  # its upper-case copy is in the source named first
 
 
@@ -326,19 +228,8 @@ def test_quarantined_records_are_listed(tmp_path: Path) -> None:
     ]
 
 
-def die(task: str, directory: Path, argument: object) -> Counts:
-    os._exit(9)
-
-
-def test_a_worker_that_dies_is_explained(tmp_path: Path) -> None:
-    with process_pool(2) as executor:
-        runner = StageRunner(tmp_path, executor, total=1, on_work=lambda: None)
-        with pytest.raises(UserError, match="fewer --workers"):
-            runner.run("doomed", die, {"00000": None, "00001": None}, settings=[])
-
-
 def test_a_task_that_loses_documents_is_caught(tmp_path: Path) -> None:
-    runner = StageRunner(tmp_path, None, total=1, on_work=lambda: None)
+    runner = StageRunner(tmp_path, None, Run.begin(tmp_path / "run"), total=1, on_work=lambda: None)
     with pytest.raises(AssertionError, match="2 documents are unaccounted for"):
         runner.run("leaky", lambda *_: Counts(5, 3), {"00000": None}, settings=[])
 

@@ -248,7 +248,7 @@ def test_a_percentile_drops_what_reads_least_like_the_reference(
     config = mixed_config(tmp_path, max_bits_percentile=88.0)
     curate(config, out, workers=1)
     capsys.readouterr()
-    dropped = dropped_rows(out, "04_filter")
+    dropped = dropped_rows(out, "filter")
     assert sorted(int(row["id"].rpartition("line")[2]) for row in dropped) == list(range(1, 31, 3))
     assert {row["reason"] for row in dropped} == {"unlike_reference"}
     looser = dataclasses.replace(config.filters.prose, max_bits_percentile=95.0)
@@ -256,7 +256,7 @@ def test_a_percentile_drops_what_reads_least_like_the_reference(
     curate(config, out, workers=1)
     worked = said(capsys)
     assert [stage for stage, busy in worked.items() if not busy][:4] == ["collect", "clean", "reference", "measure"]
-    assert worked["filter"] and worked["sketch"] and len(dropped_rows(out, "04_filter")) == 4
+    assert worked["filter"] and worked["sketch"] and len(dropped_rows(out, "filter")) == 4
     smaller = dataclasses.replace(config, measures=dataclasses.replace(config.measures, reference_bytes=5000))
     curate(smaller, out, workers=1)
     worked = said(capsys)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from matplotlib.image import imread
-from test_data_helpers import dropped_rows, prose, replace_words, small_config, write_jsonl
+from test_data_helpers import dropped_rows, prose, replace_words, small_config, stage_directory, write_jsonl
 
 from common.cli import load_config, to_dict
 from common.errors import UserError
@@ -164,7 +164,7 @@ def test_hostile_texts_stay_text(built: Path) -> None:
 
 
 def test_examples_are_the_first_by_hash_masked_and_short(built: Path) -> None:
-    rows = [row for row in dropped_rows(built, "04_filter") if row["reason"] == "too_few_words"]
+    rows = [row for row in dropped_rows(built, "filter") if row["reason"] == "too_few_words"]
     ids = sorted((row["id"] for row in rows), key=lambda key: stable_hash("example", key))
     assert len(ids) == 5 and [key in section(built, "dropped") for key in ids] == [True] * 3 + [False] * 2
     assert "ann.lee" not in page(built)
@@ -181,11 +181,11 @@ def test_clusters_are_shown_side_by_side(built: Path) -> None:
     assert found.sizes == {2: 2, 4: 1}
     assert [pair.size for pair in found.pairs] == [4, 2, 2]
     largest, *others = found.pairs
-    rows = [json.loads(line) for line in (built / "stages/06_duplicates/all.duplicates.jsonl").open()]
+    rows = [json.loads(line) for line in (stage_directory(built, "duplicates") / "all.duplicates.jsonl").open()]
     own = [row for row in rows if row["cluster"] == largest.cluster]
     assert len(own) == 3 and largest.similarity == min(row["similarity"] for row in own) < 1
     assert largest.reason == "near_duplicate" and {pair.reason for pair in others} == {"exact_duplicate"}
-    texts = {row["id"]: row["text"] for row in dropped_rows(built, "07_deduplicate")}
+    texts = {row["id"]: row["text"] for row in dropped_rows(built, "deduplicate")}
     marked = [segment.text for segment in largest.segments[1] if segment.kind == "differs"]
     assert 1 <= len(marked) <= 2 and all(word in texts[largest.removed] for word in marked)
     assert html.escape(marked[0]).join(("<mark>", "</mark>")) in page(built)
@@ -336,7 +336,7 @@ def test_the_examples_of_the_card_work(
     monkeypatch.chdir(built)
     exec(load, {})
     first = json.loads((built / "train_00000.documents.jsonl").read_text(encoding="utf-8").split("\n")[0])
-    rows = [json.loads(line) for path in (built / "stages/10_split").glob("*.jsonl") for line in path.open()]
+    rows = [json.loads(line) for path in stage_directory(built, "split").glob("*.jsonl") for line in path.open()]
     assert capsys.readouterr().out == next(row["text"] for row in rows if row["id"] == first["id"]) + "\n"
     (tmp_path / "again.py").write_text(reproduce)
     assert load_config(tmp_path / "again.py", DataConfig) == config
@@ -366,7 +366,9 @@ def test_every_filter_names_its_settings() -> None:
             return np.zeros(1)
 
     config = DataConfig()
-    rules = [filters.prose_rules(Anything(), config.filters.prose), filters.code_rules(Anything(), config.filters.code)]
+    prose, code = config.filters.prose, config.filters.code
+    rules = [filters.length_rules(Anything(), config.filters), filters.code_rules(Anything(), code)]
+    rules += [filters.prose_rules(Anything(), prose), filters.content_rules(Anything(), prose)]
     assert {reason for rule in rules for reason in rule} <= set(SETTINGS["filter"])
     settings = settings_of(to_dict(config))
     for reasons in SETTINGS.values():

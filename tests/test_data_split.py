@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_data_helpers import dropped_rows, prose, replace_words, small_config, words, write_jsonl
+from test_data_helpers import dropped_rows, prose, replace_words, small_config, stage_directory, words, write_jsonl
 
 from data_pipeline.config import DeduplicationConfig, SplitConfig
 from data_pipeline.dedup import minhash
@@ -38,7 +38,7 @@ def test_near_duplicates_are_verified_and_kept_apart_from_the_rest(tmp_path: Pat
     config = small_config(path, deduplication=DeduplicationConfig(bands=40, rows=4))  # finds every pair of 0.7
     out = tmp_path / "data"
     curate(config, out, workers=1)
-    removed = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "07_deduplicate")}
+    removed = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "deduplicate")}
     expected = set()
     for copy, original in copies.items():
         one, other = (minhash.shingle_set(texts[name], 5) for name in (copy, original))
@@ -46,7 +46,8 @@ def test_near_duplicates_are_verified_and_kept_apart_from_the_rest(tmp_path: Pat
             expected.add(frozenset((copy, original)))
     assert 1 <= len(expected) < len(copies)
     assert len(removed) == len(expected) and all(len(pair & removed) == 1 for pair in expected)
-    found = [json.loads(line) for line in (out / "stages/06_duplicates/all.duplicates.jsonl").read_text().splitlines()]
+    lines = (stage_directory(out, "duplicates") / "all.duplicates.jsonl").read_text().splitlines()
+    found = list(map(json.loads, lines))
     for row in found:
         kept, gone = (row[key].rpartition("#")[2] for key in ("kept", "removed"))
         one, other = (minhash.shingle_set(texts[name], 5) for name in (kept, gone))
@@ -61,7 +62,7 @@ def test_no_near_duplicate_crosses_the_split(tmp_path: Path, seed: int) -> None:
     out = tmp_path / "data"
     manifest = curate(replace(config, deduplication=DeduplicationConfig(threshold=0.99)), out, workers=1)
     side, shingles = {}, {}
-    for shard in sorted((out / "stages/10_split").glob("*.jsonl")):
+    for shard in sorted(stage_directory(out, "split").glob("*.jsonl")):
         for line in shard.read_text().splitlines():
             row = json.loads(line)
             name = row["id"].rpartition("#")[2]
@@ -76,7 +77,7 @@ def test_no_near_duplicate_crosses_the_split(tmp_path: Path, seed: int) -> None:
                 assert shared < 0.5 * min(len(shingles[one]), len(shingles[other]))
                 crossing += 1
     assert crossing > 1000
-    dropped = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "10_split")}
+    dropped = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "split")}
     assert dropped and dropped <= {name for pair in copies.items() for name in pair}
     assert manifest["stages"][-1]["dropped"] == {LEAK: len(dropped)}
 

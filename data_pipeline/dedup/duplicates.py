@@ -8,39 +8,47 @@ only where it resembles one that stays.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.files import atomic_write
-from data_pipeline.config import DeduplicationConfig
+from data_pipeline.config import DecontaminationConfig, DeduplicationConfig
 from data_pipeline.dedup import minhash
-from data_pipeline.dedup.sketches import Sketches
+from data_pipeline.dedup.decontamination import find_contaminated
+from data_pipeline.dedup.evaluation_index import EvaluationIndex
+from data_pipeline.dedup.paragraphs import Removal
+from data_pipeline.dedup.repeated_paragraphs import find_repeated
+from data_pipeline.dedup.sketches import SketchArgument, Sketches, sketch_shard
 from data_pipeline.documents import Counts, Document, map_documents, write_row
 
-REASONS = (None, "exact_duplicate", "near_duplicate")
-_EXACT, _NEAR = 1, 2
+REASONS = (None, "exact_duplicate", "near_duplicate", "contaminated", "duplicate_paragraphs")
+_EXACT, _NEAR, _CONTAMINATED, _TORSO = 1, 2, 3, 4
 
 # In one bucket every document meets the best one; those that differ from it meet the best of the rest, and so on.
 # Templated text can fill a bucket with documents that all differ, and more rounds hardly find more there. A document
 # likewise meets so many kept ones of its cluster before it is kept itself.
 _ROUNDS = 3
-_COMPARED_AT_ONCE = 1000  # documents, which bounds memory
+_COMPARED_AT_ONCE = 1 << 22  # shingles, which bounds memory
 
 
 @dataclass(frozen=True)
 class FindArgument:
     sketches: list[Path]  # the .documents.npy files of the sketch stage, in order
     config: DeduplicationConfig
+    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    evaluation: Path | None = None  # directory of the evaluation stage, where there is one
 
 
 @dataclass(frozen=True)
 class RemoveArgument:
     path: Path
-    verdicts: Path  # of the find stage
+    found: Path  # directory of the find stage
     first: int  # number of the shard's first document
+    config: DeduplicationConfig
 
 
 def find_duplicates(task: str, directory: Path, argument: FindArgument) -> Counts:
@@ -48,6 +56,7 @@ def find_duplicates(task: str, directory: Path, argument: FindArgument) -> Count
 
     `verdicts.npy` holds for every document its place in REASONS, (documents,) uint8. `duplicates.jsonl` tells of each
     that goes which one is kept for it, their similarity, and its cluster, named after the best document in it.
+    Then go documents that hold evaluation texts, and paragraphs that another document holds, where that is wanted.
     """
     sketches = Sketches(argument.sketches)
     verdicts, kept = exact_duplicates(sketches)
@@ -55,6 +64,7 @@ def find_duplicates(task: str, directory: Path, argument: FindArgument) -> Count
     best_first = sketches.by_preference()
     remaining = best_first[verdicts[best_first] == 0]
     near_duplicates(sketches, remaining, argument.config.threshold, verdicts, kept, clusters)
+    kept = kept[kept]  # an exact copy of what went as a near duplicate has the same shingles as that
     removed = np.flatnonzero(verdicts).tolist()
     ids = sketches.ids({*removed, *kept[removed].tolist(), *clusters[removed].tolist()})
     with atomic_write(directory / f"{task}.duplicates.jsonl") as file:
@@ -63,19 +73,44 @@ def find_duplicates(task: str, directory: Path, argument: FindArgument) -> Count
             row: dict[str, Any] = {"cluster": ids[int(clusters[partner])], "kept": ids[partner]}
             similarity = minhash.jaccard(sketches.shingles(partner), sketches.shingles(document))
             write_row(file, {**row, "removed": ids[document], "similarity": round(similarity, 4)})
+    if argument.evaluation:
+        index = EvaluationIndex(argument.evaluation)
+        verdicts[find_contaminated(sketches, index, argument.decontamination, verdicts, directory)] = _CONTAMINATED
+    if argument.config.paragraphs:
+        repeated = find_repeated(sketches, argument.config, verdicts, _TORSO)
+        with atomic_write(directory / f"{task}.paragraphs.npy", "wb") as binary:
+            np.save(binary, repeated)
     with atomic_write(directory / f"{task}.verdicts.npy", "wb") as binary:
         np.save(binary, verdicts)
     return Counts(len(sketches), len(sketches))
 
 
 def remove_duplicates(task: str, directory: Path, argument: RemoveArgument) -> Counts:
-    """Copy one shard without the documents that `find_duplicates` decided against."""
-    verdicts = iter(np.load(argument.verdicts, mmap_mode="r")[argument.first :])
+    """Copy one shard without the documents and paragraphs that `find_duplicates` decided against.
+
+    Where paragraphs go, what stays is sketched again, because later stages compare documents as they are then.
+    """
+    verdicts = np.load(argument.found / "all.verdicts.npy", mmap_mode="r")
+    gone = np.zeros((2, 0), np.int64)
+    if argument.config.paragraphs:
+        gone = np.load(argument.found / "all.paragraphs.npy", mmap_mode="r")
+    numbers = count(argument.first)
+    removal = Removal()
 
     def decide(document: Document) -> str | None:
-        return REASONS[next(verdicts)]
+        number = next(numbers)
+        start, stop = np.searchsorted(gone[0], [number, number + 1])
+        if stop > start:
+            document.text = removal.edited(document, gone[1, start:stop].tolist())
+        return REASONS[verdicts[number]] or (None if document.text else REASONS[_TORSO])
 
-    return map_documents(argument.path, directory / f"{task}.jsonl", directory / "dropped" / f"{task}.jsonl", decide)
+    kept = directory / f"{task}.jsonl"
+    counts = map_documents(argument.path, kept, directory / "dropped" / f"{task}.jsonl", decide)
+    if argument.config.paragraphs:
+        counts.details = removal.details()
+        removal.write_examples(directory / "removed" / f"{task}.jsonl")
+        sketch_shard(task, directory, SketchArgument(kept, replace(argument.config, bands=1, rows=1, paragraphs=False)))
+    return counts
 
 
 def exact_duplicates(sketches: Sketches) -> tuple[np.ndarray, np.ndarray]:
@@ -110,18 +145,18 @@ def near_duplicates(
 
     if not len(documents):
         return
-    pairs = verified_pairs(sketches, documents, threshold)
-    ends = np.array(pairs, np.int64).reshape(-1, 2).T
-    graph = coo_matrix((np.ones(len(pairs), np.int8), (ends[0], ends[1])), shape=(len(documents),) * 2)
+    verified = verified_pairs(sketches, documents, threshold)
+    ends = np.divmod(verified, len(documents))
+    graph = coo_matrix((np.ones(len(verified), np.int8), ends), shape=(len(documents),) * 2)
     labels = connected_components(graph, directed=False)[1]
-    known = set(pairs)
     stay: dict[int, list[int]] = {}
     for place in np.unique(ends).tolist():  # best first
         staying = stay.setdefault(int(labels[place]), [])
         document = int(documents[place])
         for other in staying[:_ROUNDS]:
             partner = int(documents[other])
-            if (other, place) in known or similar(sketches, partner, [document], threshold)[0]:
+            pair = np.array([other * len(documents) + place])
+            if _places(verified, pair)[0] >= 0 or similar(sketches, partner, documents[[place]], threshold)[0]:
                 verdicts[document], kept[document] = _NEAR, partner
                 break
         else:
@@ -129,40 +164,69 @@ def near_duplicates(
         clusters[document] = documents[staying[0]]
 
 
-def verified_pairs(sketches: Sketches, documents: np.ndarray, threshold: float) -> list[tuple[int, int]]:
-    """Pairs of places in `documents`, better first, that share a band and reach the threshold."""
-    verified: dict[tuple[int, int], bool] = {}
+def verified_pairs(sketches: Sketches, documents: np.ndarray, threshold: float) -> np.ndarray:
+    """Pairs of places in `documents` that share a band and reach the threshold, in ascending order, (pairs,) int64.
+
+    A pair is the number better * len(documents) + worse, so that one that was compared takes nine bytes.
+    """
+    compared, holds = np.empty(0, np.int64), np.empty(0, bool)
     for band in range(sketches.bands()):
+        new, answers = [compared], [holds]
         for bucket in buckets(sketches.band(band)[documents]):
             rest = bucket
             for _ in range(_ROUNDS):
                 if len(rest) < 2:
                     break
-                best, others = rest[0], rest[1:]
-                unknown = [other for other in others if (best, other) not in verified]
-                answers = similar(sketches, int(documents[best]), documents[unknown].tolist(), threshold)
-                verified.update(zip(((best, other) for other in unknown), answers, strict=True))
-                rest = [other for other in others if not verified[best, other]]
-    return sorted(pair for pair, holds in verified.items() if holds)
+                best, others = int(rest[0]), rest[1:]
+                pairs = best * len(documents) + others
+                places = _places(compared, pairs)
+                unknown = places < 0
+                reached = np.zeros(len(others), bool)
+                reached[~unknown] = holds[places[~unknown]]
+                if unknown.any():
+                    reached[unknown] = similar(sketches, int(documents[best]), documents[others[unknown]], threshold)
+                    new.append(pairs[unknown])  # met once in a band
+                    answers.append(reached[unknown])
+                rest = others[~reached]
+        compared = np.concatenate(new)
+        order = np.argsort(compared)
+        compared, holds = compared[order], np.concatenate(answers)[order]
+    return compared[holds]
 
 
-def similar(sketches: Sketches, document: int, others: list[int], threshold: float) -> list[bool]:
-    """Whether the Jaccard similarity of `document` with each of the others reaches the threshold."""
+def similar(sketches: Sketches, document: int, others: np.ndarray, threshold: float) -> np.ndarray:
+    """Whether the Jaccard similarity of `document` with each of the others reaches the threshold, (others,) bool."""
     own = sketches.shingles(document)
-    answers: list[bool] = []
-    for start in range(0, len(others), _COMPARED_AT_ONCE):
-        sets = [sketches.shingles(other) for other in others[start : start + _COMPARED_AT_ONCE]]
+    answers = [np.empty(0, bool)]
+    for some in _portions(others, sketches.documents["shingles"][others]):
+        sets = [sketches.shingles(other) for other in some.tolist()]
         shared = minhash.overlaps(own, sets)
         sizes = np.array(list(map(len, sets)))
-        answers += (shared >= threshold * (len(own) + sizes - shared)).tolist()
-    return answers
+        answers.append(shared >= threshold * (len(own) + sizes - shared))
+    return np.concatenate(answers)
 
 
-def buckets(keys: np.ndarray) -> Iterator[list[int]]:
+def _portions(documents: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """`documents` in portions of about `_COMPARED_AT_ONCE` shingles."""
+    total = np.cumsum(sizes)
+    if not len(documents) or total[-1] < _COMPARED_AT_ONCE:
+        return [documents] * bool(len(documents))
+    return np.split(documents, np.flatnonzero(np.diff(total // _COMPARED_AT_ONCE)) + 1)
+
+
+def _places(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Where each value stands in a sorted array of distinct ones, -1 for one that does not."""
+    if not len(ordered):
+        return np.full(len(values), -1)
+    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return np.where(ordered[places] == values, places, -1)
+
+
+def buckets(keys: np.ndarray) -> Iterator[np.ndarray]:
     """Groups of at least two positions with equal keys, each in ascending order."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     edges = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1], [True])))
     crowded = np.flatnonzero(np.diff(edges) > 1)
     for first, last in zip(edges[crowded].tolist(), edges[crowded + 1].tolist(), strict=True):
-        yield order[first:last].tolist()
+        yield order[first:last]

@@ -15,28 +15,32 @@ import numpy as np
 from common.errors import UserError
 from common.files import atomic_write
 from data_pipeline.config import SplitConfig
+from data_pipeline.dedup.duplicates import exact_duplicates
+from data_pipeline.dedup.shingle_index import ShingleIndex
 from data_pipeline.dedup.sketches import Sketches
 from data_pipeline.documents import Counts, Document, map_documents
 from data_pipeline.hashing import mix64
 
 LEAK = "resembles_training_text"
 _SPLITS = ("train", "val")
-_TRAIN, _HELD_OUT, _LEAKED, _REMOVED = range(4)
+_TRAIN, _HELD_OUT, _LEAKED, _REMOVED, _REPEATED = range(5)
 _SALT = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
 class DrawArgument:
     sketches: list[Path]  # the .documents.npy files of the sketch stage, in order
-    verdicts: Path  # of the stage that finds duplicates
+    verdicts: Path | None  # of the stage that finds duplicates; None where it was taken into account
     config: SplitConfig
 
 
 @dataclass(frozen=True)
 class CompareArgument:
-    sketches: list[Path]
-    shard: int  # of the sketches
-    drawn: Path
+    sketches: Path  # of one shard
+    first: int  # number of its first document
+    drawn: Path  # these three of the draw stage
+    held_out: Path
+    index: Path
     config: SplitConfig
 
 
@@ -50,16 +54,27 @@ class AssignArgument:
 
 
 def draw_held_out(task: str, directory: Path, argument: DrawArgument) -> Counts:
-    """Write which side every document is on, `sides.npy` (documents,) uint8, before the comparison."""
+    """Write which side every document is on, before the comparison, and an index of what is held out.
+
+    `sides.npy` is (documents,) uint8, `held_out.npy` the numbers of the held-out documents, (held out,) int64, and
+    `index` a `ShingleIndex` of these.
+    """
     sketches, config = Sketches(argument.sketches), argument.config
     table = sketches.documents
-    sides = np.where(np.load(argument.verdicts) > 0, _REMOVED, _TRAIN).astype(np.uint8)
+    if argument.verdicts is None:  # paragraphs were removed, and what remains of two documents can be the same
+        sides = np.where(exact_duplicates(sketches)[0] > 0, _REPEATED, _TRAIN).astype(np.uint8)
+    else:
+        sides = np.where(np.load(argument.verdicts) > 0, _REMOVED, _TRAIN).astype(np.uint8)
     for source in np.unique(table["source"]).tolist():
         members = np.flatnonzero((table["source"] == source) & (sides == _TRAIN))
         chosen = draw(table["group"][members], table["bytes"][members], config.validation_fraction, config.seed)
         sides[members[chosen]] = _HELD_OUT
-    with atomic_write(directory / f"{task}.sides.npy", "wb") as file:
-        np.save(file, sides)
+    held_out = np.flatnonzero(sides == _HELD_OUT)
+    for name, array in (("sides", sides), ("held_out", held_out)):
+        with atomic_write(directory / f"{task}.{name}.npy", "wb") as file:
+            np.save(file, array)
+    sets = [sketches.shingles(document) for document in held_out.tolist()]
+    ShingleIndex.build(sets, config.leak_threshold).save(directory / f"{task}.index")
     return Counts()
 
 
@@ -98,43 +113,16 @@ def draw(groups: np.ndarray, sizes: np.ndarray, fraction: float, seed: int) -> n
 
 def compare_shard(task: str, directory: Path, argument: CompareArgument) -> Counts:
     """Write the numbers of the held-out documents that a training document of one shard resembles."""
-    sketches, sides = Sketches(argument.sketches), np.load(argument.drawn)
-    held_out = np.flatnonzero(sides == _HELD_OUT)
-    index = ShingleIndex([sketches.shingles(document) for document in held_out.tolist()])
-    leaked: set[int] = set()
-    first, stop = sketches.first[argument.shard], sketches.first[argument.shard + 1]
-    for document in np.flatnonzero(sides[first:stop] == _TRAIN).tolist():
-        leaked.update(index.related(sketches.shingles(first + document), argument.config.leak_threshold))
+    sketches = Sketches([argument.sketches])
+    held_out = np.load(argument.held_out)
+    index = ShingleIndex.load(argument.index)
+    sides = np.load(argument.drawn, mmap_mode="r")[argument.first : argument.first + len(sketches)]
+    leaked = np.zeros(len(held_out), bool)
+    for document in np.flatnonzero(sides == _TRAIN).tolist():
+        leaked[index.related(sketches.shingles(document), argument.config.leak_threshold)] = True
     with atomic_write(directory / f"{task}.npy", "wb") as file:
-        np.save(file, held_out[sorted(leaked)])
+        np.save(file, held_out[leaked])
     return Counts()
-
-
-class ShingleIndex:
-    """The shingles of some documents, to find those that another one resembles."""
-
-    def __init__(self, sets: list[np.ndarray]) -> None:
-        """`sets` are sorted distinct shingle hashes, (shingles,) uint64 each."""
-        self._sizes = np.array(list(map(len, sets)), np.int64)
-        together = np.concatenate([np.empty(0, np.uint64), *sets])
-        order = np.argsort(together, kind="stable")
-        self._shingles = together[order]
-        self._owners = np.repeat(np.arange(len(sets)), self._sizes)[order]
-
-    def related(self, own: np.ndarray, threshold: float) -> list[int]:
-        """Positions of the documents of which one with shingles `own` shares at least `threshold`.
-
-        The share is of the smaller of the two sets, so that it covers both resemblance and containment: it is never
-        below the Jaccard similarity.
-        """
-        first = np.searchsorted(self._shingles, own, side="left")
-        last = np.searchsorted(self._shingles, own, side="right")
-        hits = np.flatnonzero(last > first)
-        if not len(hits):
-            return []
-        owners = [self._owners[first[hit] : last[hit]] for hit in hits.tolist()]
-        shared = np.bincount(np.concatenate(owners), minlength=len(self._sizes))
-        return np.flatnonzero((shared > 0) & (shared >= threshold * np.minimum(self._sizes, len(own)))).tolist()
 
 
 def assign_shard(task: str, directory: Path, argument: AssignArgument) -> Counts:
@@ -148,8 +136,8 @@ def assign_shard(task: str, directory: Path, argument: AssignArgument) -> Counts
 
     def decide(document: Document) -> str | None:
         side = next(sides)
-        if side == _LEAKED:
-            return LEAK
+        if side in (_LEAKED, _REPEATED):
+            return LEAK if side == _LEAKED else "exact_duplicate"
         document.split = "val" if side == _HELD_OUT else "train"
         counts[document.source, document.split, "documents"] += 1
         counts[document.source, document.split, "bytes"] += document.byte_count

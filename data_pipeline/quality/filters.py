@@ -74,10 +74,16 @@ def drop_reasons(columns: Columns, config: FilterConfig) -> list[str | None]:
     reasons = np.full(len(is_code), None, object)
     prose = {**prose_rules(columns, config.prose), **content_rules(columns, config.prose)}
     for rules, rows in ((prose, ~is_code), (code_rules(columns, config.code), is_code)):
-        for reason, broken in reversed(rules.items()):
+        for reason, broken in reversed({**length_rules(columns, config), **rules}.items()):
             reasons[broken & rows] = reason
     found: list[str | None] = reasons.tolist()
     return found
+
+
+def length_rules(s: Columns, limits: FilterConfig) -> dict[str, np.ndarray]:
+    """Which documents of any kind are too short or too long."""
+    most = np.inf if limits.max_length is None else limits.max_length
+    return {"too_short": s["characters"] < limits.min_length, "too_long": s["characters"] > most}
 
 
 def prose_rules(s: Columns, limits: ProseFilters) -> dict[str, np.ndarray]:

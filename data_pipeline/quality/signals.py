@@ -53,7 +53,7 @@ def measure(
     is_code = np.array([document.kind == "code" for document in documents], bool)
     code = [document for document in documents if document.kind == "code"]
     prose = [document.text for document in documents if document.kind != "code"]
-    columns = {"is_code": is_code}
+    columns = {"is_code": is_code, "characters": np.array([len(document.text) for document in documents], np.float32)}
     for measured, rows in ((code_signals(code), is_code), (all_prose_signals(prose, table, config, model), ~is_code)):
         for name, values in measured.items():
             columns[name] = np.full(len(documents), np.nan, np.float32)

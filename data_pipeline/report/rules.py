@@ -20,6 +20,8 @@ SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "collect": {"too_large": ("collection.max_record_bytes",)},
     "clean": {"missing_formulas": ("cleaning.max_wiki_holes",), "empty": ()},
     "filter": {
+        "too_short": ("filters.min_length",),
+        "too_long": ("filters.max_length",),
         "too_few_words": (_PROSE + "min_words",),
         "too_many_words": (_PROSE + "max_words",),
         "long_word": (_PROSE + "max_word_characters",),
@@ -69,9 +71,14 @@ SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "deduplicate": {
         "exact_duplicate": (),
+        "contaminated": (
+            *("decontamination.patterns", "decontamination.ngram_words"),
+            *("decontamination.min_matches", "decontamination.max_documents"),
+        ),
+        "duplicate_paragraphs": ("deduplication.paragraphs", "deduplication.paragraph_max_loss"),
         "near_duplicate": tuple(f"deduplication.{name}" for name in ("threshold", "shingle_words", "bands", "rows")),
     },
-    "split": {LEAK: ("split.leak_threshold",)},
+    "split": {LEAK: ("split.leak_threshold",), "exact_duplicate": ("deduplication.paragraphs",)},
 }
 
 
