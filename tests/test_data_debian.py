@@ -60,7 +60,7 @@ def package(data: bytes, suffix: str = ".xz", control: str = "Package: guide\nVe
     compress = COMPRESSIONS[suffix]
     return ar(
         {
-            "debian-binary": b"2.0\n",
+            "debian-binary": b"2.10\n",  # of an odd length
             f"control.tar{suffix}": compress(tar({"./control": control.encode()})),
             f"data.tar{suffix}": compress(data),
         }
@@ -232,9 +232,9 @@ def test_only_texts_in_the_wanted_languages_are_read() -> None:
 
 def test_a_manual_page_in_html_keeps_headings_terms_tables_and_listings() -> None:
     page = (
-        "<html><head><title>no</title></head><body class='no-sidebar'><div class='navheader'>Next</div>"
-        "<h1>The <code>list</code>\n command<a class='headerlink'>¶</a></h1><!-- no -->"
-        "<dl><dt>term</dt><dd>What it\nmeans.</dd></dl><script>no()</script>"
+        "<html><head><title>no</title></head><body class='sidebar'><div class='navheader'>Next</div>"
+        "<h1>\n  The <code>list</code>\n command<a class='headerlink'>¶</a></h1><!-- no -->"
+        "<dl><dt>term</dt><dd>\n  What it\nmeans.</dd></dl><script>no()</script>"
         "<pre>if a:\n    b()</pre><table><tr><th>A</th><th>B</th></tr><tr><td>1</td><td>é</td></tr></table>"
         "<div class='footer'>no</div>after</body></html>"
     )
