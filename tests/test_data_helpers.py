@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -113,6 +114,13 @@ def write_config(path: Path, corpus: Sequence[Path]) -> Path:
 
 def command(config: Path, out: Path, *more: str, **options: Any) -> subprocess.Popen[str]:
     """`python -m data_pipeline`, as the leader of a session of its own; `options` are those of Popen."""
+    prepare = options.pop("preexec_fn", None)
+
+    def begin() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what runs in its background ignore it
+        if prepare:
+            prepare()
+
     return subprocess.Popen(
         [sys.executable, "-m", "data_pipeline", str(config), "--out", str(out), *more],
         cwd=ROOT,
@@ -121,5 +129,6 @@ def command(config: Path, out: Path, *more: str, **options: Any) -> subprocess.P
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=begin,
         **options,
     )
