@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Published:
 
 
 class Check:
-    """One promise. Documents are added, those of the validation split first; what is wrong is known after `finish`."""
+    """One promise, and what was found against it."""
 
     name = ""
 
@@ -59,14 +60,18 @@ class Check:
         if self.wrong <= _REPORTED:
             self.problems.append(problem)
 
-    def add(self, document: Published) -> None:
-        raise NotImplementedError
 
-    def finish(self) -> None:
-        """Called after the last document."""
+class DocumentCheck(Check, ABC):
+    """Documents are added, those of the validation split first; what is wrong is known after `finish`."""
+
+    @abstractmethod
+    def add(self, document: Published) -> None: ...
+
+    @abstractmethod
+    def finish(self) -> None: ...
 
 
-class Tokens(Check):
+class Tokens(DocumentCheck):
     """Ids are in the vocabulary, documents end with the end-of-text id, and decode to as many bytes as indexed."""
 
     name = "tokens"
@@ -92,7 +97,7 @@ class Tokens(Check):
         self.examined = f"{self._count:,} tokens"
 
 
-class Totals(Check):
+class Totals(DocumentCheck):
     """Documents, bytes and tokens are those of the manifest, by source, split and shard; and so are licences."""
 
     name = "counts"
@@ -147,7 +152,7 @@ class Totals(Check):
             yield ("licence", licence), count
 
 
-class ExactDuplicates(Check):
+class ExactDuplicates(DocumentCheck):
     """No two documents have the same words, whatever their case and spaces. About 200 bytes a document in memory."""
 
     name = "exact duplicates"
@@ -168,7 +173,7 @@ class ExactDuplicates(Check):
         self.examined = f"{len(self._places):,} texts"
 
 
-class Leaks(Check):
+class Leaks(DocumentCheck):
     """No held-out document shares `threshold` of its shingles with a training document, or this with it.
 
     Every pair is compared that shares a shingle. The shingles of held-out documents are in memory, 200 bytes each.
@@ -208,7 +213,7 @@ class Leaks(Check):
         return set(_runs(words, self._words)) or {hash(tuple(words))}
 
 
-class Groups(Check):
+class Groups(DocumentCheck):
     """What belongs together is on one side, unless a source is a single text, which is drawn from by piece."""
 
     name = "groups"
@@ -229,7 +234,7 @@ class Groups(Check):
         self.examined = f"{len(self._places):,} groups"
 
 
-class Contamination(Check):
+class Contamination(DocumentCheck):
     """No document holds an evaluation text. N-grams that the pipeline lists as common are no evidence."""
 
     name = "decontamination"

@@ -12,6 +12,7 @@ from typing import IO, Any
 from common.files import atomic_write
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import PART_MARK, Counts, Document, Quarantined, Skipped, write_row
+from data_pipeline.sources import config as kinds
 from data_pipeline.sources import (
     debian,
     git_repository,
@@ -24,33 +25,20 @@ from data_pipeline.sources import (
     wiki_dump,
     wikipedia,
 )
-from data_pipeline.sources.config import (
-    DebianPackages,
-    GitRepositories,
-    HubDataset,
-    PackagedWikipedia,
-    PyPIPackages,
-    PythonCode,
-    Source,
-    TextFiles,
-    WarcFiles,
-    WebPages,
-    WikipediaDump,
-)
 
 # The module of each kind of source. `plan` finds its parts, each with a text that tells whether it has changed, and
 # `read` gives the records of one part.
-READERS: dict[type[Source], Any] = {
-    PackagedWikipedia: wikipedia,
-    PythonCode: python_code,
-    HubDataset: hub,
-    TextFiles: text_files,
-    GitRepositories: git_repository,
-    PyPIPackages: pypi,
-    WikipediaDump: wiki_dump,
-    WebPages: web_pages,
-    WarcFiles: warc,
-    DebianPackages: debian,
+READERS: dict[type[kinds.Source], Any] = {
+    kinds.PackagedWikipedia: wikipedia,
+    kinds.PythonCode: python_code,
+    kinds.HubDataset: hub,
+    kinds.TextFiles: text_files,
+    kinds.GitRepositories: git_repository,
+    kinds.PyPIPackages: pypi,
+    kinds.WikipediaDump: wiki_dump,
+    kinds.WebPages: web_pages,
+    kinds.WarcFiles: warc,
+    kinds.DebianPackages: debian,
 }
 
 
@@ -58,14 +46,14 @@ READERS: dict[type[Source], Any] = {
 class Part:
     """A piece of one source that one task reads. `state` tells whether what is there has changed since."""
 
-    source: Source
+    source: kinds.Source
     number: int  # position of the source in the config
     items: tuple[Any, ...]  # files, or whatever the source's reader takes
     state: str
     config: CollectionConfig
 
 
-def plan(sources: Iterable[Source], config: CollectionConfig, downloads: Path) -> list[Part]:
+def plan(sources: Iterable[kinds.Source], config: CollectionConfig, downloads: Path) -> list[Part]:
     """Find what there is to read, downloading packages into `downloads`; the texts themselves stay unread.
 
     Raises:

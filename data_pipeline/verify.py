@@ -20,6 +20,7 @@ from common.files import sha256_of
 from data_pipeline.checks import (
     Check,
     Contamination,
+    DocumentCheck,
     ExactDuplicates,
     Groups,
     Leaks,
@@ -135,7 +136,7 @@ def verify(directory: str | Path) -> list[Check]:
     return [files, *checks]
 
 
-def _checks(dataset: Dataset) -> list[Check]:
+def _checks(dataset: Dataset) -> list[DocumentCheck]:
     config = dataset.manifest["config"]
     return [
         Totals(dataset.manifest),

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from test_data_helpers import small_config, write_config, write_corpus
 from tiny import make_project
+
+from data_pipeline.config import DataConfig
+from data_pipeline.pipeline import curate
 
 # One thread everywhere: the workers of a parallel test run share the cores, and what runs in this process must equal
 # what runs in a subprocess bit for bit.
@@ -18,6 +22,25 @@ torch.set_num_threads(1)
 # The same examples in every run, and no limit on the time of one: a loaded machine must not fail a test.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two files of texts that are worth curating."""
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def config_file(corpus: list[Path]) -> Path:
+    return write_config(corpus[0].parent / "config.py", corpus)
+
+
+@pytest.fixture(scope="session")
+def built(corpus: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[DataConfig, Path]:
+    """The corpus, curated in one process; to be looked at and copied, never changed."""
+    config, out = small_config(*corpus), tmp_path_factory.mktemp("built") / "data"
+    curate(config, out, workers=1, executor="serial")
+    return config, out
 
 
 @pytest.fixture(scope="session")

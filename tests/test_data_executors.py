@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_data_helpers import ROOT, command, files_of, small_config, write_config, write_corpus
+from test_data_helpers import ROOT, command, files_of
 
 from common.errors import UserError
 from common.files import read_json
@@ -30,20 +30,6 @@ from data_pipeline.stages import run_task
 
 pytest.importorskip("distributed")
 PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-
-
-@pytest.fixture(scope="module")
-def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    return write_config(folder / "config.py", write_corpus(folder))
-
-
-@pytest.fixture(scope="module")
-def built(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DataConfig, Path]:
-    corpus = [config_file.parent / name for name in ("first.jsonl", "second.jsonl")]
-    config, out = small_config(*corpus), tmp_path_factory.mktemp("built") / "data"
-    curate(config, out, workers=1, executor="serial")
-    return config, out
 
 
 @contextmanager

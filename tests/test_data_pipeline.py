@@ -18,7 +18,6 @@ from test_data_helpers import (
     small_config,
     stage_directory,
     write_config,
-    write_corpus,
     write_jsonl,
 )
 
@@ -33,18 +32,6 @@ from data_pipeline.shards import Dataset
 from data_pipeline.sources.config import TextFiles
 from data_pipeline.stages import StageRunner, code_of
 from data_pipeline.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
-def built(corpus: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[DataConfig, Path]:
-    config, out = small_config(*corpus), tmp_path_factory.mktemp("built") / "data"
-    curate(config, out, workers=1)
-    return config, out
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> dict[str, bool]:
@@ -252,7 +239,8 @@ def test_quickstart_data(tmp_path: Path) -> None:
 
 def test_the_code_of_a_stage_is_all_that_it_imports() -> None:
     measured = set(code_of("data_pipeline.quality.signals"))
-    assert {f"data_pipeline.{name}" for name in ("quality.words", "quality.lines", "hashing", "documents")} <= measured
+    names = ("quality.signals", "quality.words", "quality.lines", "hashing", "documents")
+    assert {f"data_pipeline.{name}" for name in names} <= measured
     assert not {"data_pipeline.config", "data_pipeline.quality.filters"} & measured  # the config's values are settings
 
 

@@ -115,7 +115,7 @@ def test_a_repository_is_on_one_side(tmp_path: Path) -> None:
     config = replace(small_config(), sources=(code,), split=SplitConfig(validation_fraction=0.1))
     curate(config, tmp_path / "data", workers=1)
     side: dict[str, set[str]] = {}
-    for shard in sorted((tmp_path / "data/stages/10_split").glob("*.jsonl")):
+    for shard in sorted(stage_directory(tmp_path / "data", "split").glob("*.jsonl")):
         for line in shard.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             side.setdefault(row["group"], set()).add(row["split"])
