@@ -220,16 +220,18 @@ class Groups(DocumentCheck):
 
     def __init__(self) -> None:
         super().__init__()
-        self._places: dict[tuple[int, str], dict[str, str]] = {}  # source and group: split: first place
+        self._places: dict[str, dict[str, str]] = {}  # group: split: first place
+        self._sources: dict[str, set[int]] = {}  # group: sources that have it
 
     def add(self, document: Published) -> None:
         group = document.provenance.get("group") or str(document.provenance.get("id", "")).partition(PART_MARK)[0]
-        self._places.setdefault((document.source, group), {}).setdefault(document.split, document.place)
+        self._places.setdefault(group, {}).setdefault(document.split, document.place)
+        self._sources.setdefault(group, set()).add(document.source)
 
     def finish(self) -> None:
-        groups = Counter(source for source, _ in self._places)
-        for (source, group), places in self._places.items():
-            if len(places) > 1 and groups[source] > 1:
+        groups = Counter(source for sources in self._sources.values() for source in sources)
+        for group, places in self._places.items():
+            if len(places) > 1 and any(groups[source] > 1 for source in self._sources[group]):
                 self.report(f"{group!r} is on both sides: {places['train']}, {places['val']}")
         self.examined = f"{len(self._places):,} groups"
 

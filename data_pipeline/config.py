@@ -247,6 +247,8 @@ class ShardConfig:
 
     max_tokens: int = 100_000_000
     """Tokens in one shard; a longer document gets a shard to itself."""
+    target_tokens: int | None = None
+    """Stop the training split at the first document that reaches this many; without it, all are kept."""
     seed: int = 0
     """Seed of the order in which documents are mixed."""
 

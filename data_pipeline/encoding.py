@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from data_pipeline.shards import ShardWriter, token_dtype
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.vocabulary_use import PieceCounter
 
+OVER_TARGET = "over_target_tokens"
 _NOT_PROVENANCE = {"text", "source", "split"}
 
 
@@ -28,11 +29,18 @@ class EncodeArgument:
 
 
 @dataclass(frozen=True)
-class PackArgument:
+class ArrangeArgument:
     encoded: list[Path]  # the .tokens files of the encode stage, in order
     split: str
-    number: int
     config: ShardConfig
+
+
+@dataclass(frozen=True)
+class PackArgument:
+    encoded: list[Path]  # as above
+    layout: Path  # of the arrange stage
+    first: int  # its rows from this one
+    stop: int  # to before this one
     vocab_size: int
     sources: tuple[str, ...]
 
@@ -67,10 +75,57 @@ def encode_shard(task: str, directory: Path, argument: EncodeArgument) -> Counts
     return counts
 
 
+def arrange_split(task: str, directory: Path, argument: ArrangeArgument) -> Counts:
+    """Mix the documents of one split, keep as many as are wanted, and say where each shard begins and ends.
+
+    `layout.npy` has a row a document, (documents, 7) int64: encoded shard, start among its tokens, start of the line in
+    its provenance, tokens, bytes of the line, bytes of the text, source. About 170 bytes a document are in use.
+    """
+    config, rows = argument.config, _mixed(argument)
+    total, kept = np.cumsum(rows[:, 3]), len(rows)
+    if config.target_tokens is not None and argument.split == "train":
+        kept = min(kept, int(np.searchsorted(total, config.target_tokens)) + 1)
+    with atomic_write(directory / f"{task}.layout.npy", "wb") as file:
+        np.save(file, rows[:kept])
+    left_out = len(rows) - kept
+    if left_out:
+        (directory / "dropped").mkdir()
+        with atomic_write(directory / "dropped" / f"{task}.jsonl") as dropped:
+            for line in _lines(argument.encoded, rows[kept:]):
+                dropped.write(json.dumps({**json.loads(line), "reason": OVER_TARGET}, ensure_ascii=False) + "\n")
+    details = {"ends": shard_ends(total[:kept], config.max_tokens)}
+    counts = Counts(len(rows), kept, dropped=Counter({OVER_TARGET: left_out} if left_out else {}), details=details)
+    counts.bytes_in, counts.bytes_out = int(rows[:, 5].sum()), int(rows[:kept, 5].sum())
+    return counts
+
+
+def _mixed(argument: ArrangeArgument) -> np.ndarray:
+    """All rows of the layout, in their final order."""
+    tables = [np.empty((0, 7), np.int64)]
+    for shard, path in enumerate(argument.encoded):
+        index = np.load(path.with_suffix(".index.npy"))
+        starts = np.cumsum(index[:, :2], axis=0) - index[:, :2]
+        table = np.column_stack([np.full(len(index), shard), starts, index[:, :4]])
+        tables.append(table[index[:, 4] == (argument.split == "val")])
+    rows = np.concatenate(tables)
+    # Sorting by a mixed counter shuffles the same way on every machine and with every version of numpy.
+    seed = np.uint64(stable_hash("order", argument.config.seed, argument.split))
+    return rows[np.argsort(mix64(np.arange(len(rows), dtype=np.uint64) ^ seed), kind="stable")]
+
+
+def shard_ends(total: np.ndarray, max_tokens: int) -> list[int]:
+    """Where shards of at most `max_tokens`, or of one longer document, end, given the running sum of tokens."""
+    ends: list[int] = []
+    before = 0
+    while (first := ends[-1] if ends else 0) < len(total):
+        ends.append(max(first + 1, int(np.searchsorted(total, before + max_tokens, side="right"))))
+        before = int(total[ends[-1] - 1])
+    return ends
+
+
 def pack_shard(task: str, directory: Path, argument: PackArgument) -> Counts:
     """Write one finished token shard; the task has the shard's name, such as "train_00000"."""
-    layout = Layout(argument.encoded, argument.config, argument.split)
-    rows = layout.rows[layout.shards()[argument.number]]
+    rows = np.load(argument.layout, mmap_mode="r")[argument.first : argument.stop]
     licences: Counter[str] = Counter()
     with ShardWriter(directory, task, token_dtype(argument.vocab_size)) as writer:
         for ids, size, source, fields in _documents(argument, rows):
@@ -88,46 +143,20 @@ def pack_shard(task: str, directory: Path, argument: PackArgument) -> Counts:
 def _documents(argument: PackArgument, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int, int, dict[str, str]]]:
     """Ids, bytes, source and provenance of the documents in some rows of a layout."""
     dtype = token_dtype(argument.vocab_size)
-    lines = [path.with_suffix(".documents.jsonl") for path in argument.encoded]
-    for shard, start, line, tokens, width, size, source in rows.tolist():
+    for row, line in zip(rows, _lines(argument.encoded, rows), strict=True):
+        shard, start, _, tokens, _, size, source = row.tolist()
         ids = np.frombuffer(_read(argument.encoded[shard], start * dtype.itemsize, tokens * dtype.itemsize), dtype)
-        yield ids, size, source, json.loads(_read(lines[shard], line, width))
+        yield ids, size, source, json.loads(line)
+
+
+def _lines(encoded: list[Path], rows: np.ndarray) -> Iterator[bytes]:
+    """The lines of provenance of the documents in some rows of a layout."""
+    paths = [path.with_suffix(".documents.jsonl") for path in encoded]
+    for row in rows:
+        yield _read(paths[row[0]], int(row[2]), int(row[4]))
 
 
 def _read(path: Path, start: int, count: int) -> bytes:
     with open(path, "rb", buffering=0) as file:
         file.seek(start)
         return file.read(count)
-
-
-class Layout:
-    """The documents of one split in their final order, and how they fall into shards."""
-
-    def __init__(self, encoded: Iterable[Path], config: ShardConfig, split: str) -> None:
-        """Reads the index of every encoded shard; about 170 bytes a document are in use, 56 stay in memory.
-
-        `rows` has (documents, 7): encoded shard, start among its tokens, start of the line in its provenance, tokens,
-        bytes of the line, bytes of the text, source.
-        """
-        self.config = config
-        tables = [np.empty((0, 7), np.int64)]
-        for shard, path in enumerate(encoded):
-            index = np.load(path.with_suffix(".index.npy"))
-            starts = np.cumsum(index[:, :2], axis=0) - index[:, :2]
-            table = np.column_stack([np.full(len(index), shard), starts, index[:, :4]])
-            tables.append(table[index[:, 4] == (split == "val")])
-        rows = np.concatenate(tables)
-        # Sorting by a mixed counter shuffles the same way on every machine and with every version of numpy.
-        seed = np.uint64(stable_hash("order", config.seed, split))
-        self.rows: np.ndarray = rows[np.argsort(mix64(np.arange(len(rows), dtype=np.uint64) ^ seed), kind="stable")]
-
-    def shards(self) -> list[slice]:
-        """Ranges of documents, each of at most `max_tokens` tokens or of one longer document."""
-        result: list[slice] = []
-        first = total = 0
-        for position, tokens in enumerate(self.rows[:, 3].tolist()):
-            if position > first and total + tokens > self.config.max_tokens:
-                result.append(slice(first, position))
-                first, total = position, 0
-            total += tokens
-        return [*result, slice(first, len(self.rows))] if len(self.rows) else result

@@ -22,14 +22,14 @@ from data_pipeline.vocabulary_use import Vocabulary, piece_counts
 
 FORMAT = 1
 _SPLITS = ("train", "val")
-_DOCUMENT_STAGES = ("collect", "clean", "filter", "deduplicate", "split")
+_CHANGES = {"clean": "repairs", "deduplicate": "paragraphs"}  # what these stages count in texts that they keep
+_DOCUMENT_STAGES = ("collect", "clean", "filter", "deduplicate", "split", "arrange")
 
 
 def publish(
     config: DataConfig,
     out: Path,
     stages: list[StageResult],
-    sizes: dict[int, dict[str, dict[str, int]]],
     tokenizer: StageResult,
     packed: StageResult,
 ) -> dict[str, Any]:
@@ -39,7 +39,6 @@ def publish(
         config: of the dataset.
         out: the dataset's directory.
         stages: all of them, in order.
-        sizes: documents and bytes by source position and split.
         tokenizer: the stage that holds `tokenizer.model`.
         packed: the stage that holds the token shards.
 
@@ -54,7 +53,7 @@ def publish(
         _place(file, out / file.name)
     _remove_strays(out, {file.name for file in files}, {stage.directory for stage in stages})
     quarantine = _quarantine(out, stages[0], [source.name for source in config.sources])
-    sources = _sources(config, sizes, packed)
+    sources = _sources(config, packed)
     use = _add_use(sources, model, next(stage for stage in stages if stage.name == "encode"))
     values = {
         "format": FORMAT,
@@ -93,6 +92,9 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
     for stage in manifest["stages"]:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in stage["dropped"].items())
         lines.append(f"{stage['name']:<14}{stage['documents_in']:>9,} in {stage['documents_out']:>9,} out   {reasons}")
+    wanted, found = manifest["config"]["shards"]["target_tokens"], manifest["splits"]["train"]["tokens"]
+    if wanted is not None and found < wanted:
+        lines.append(f"only {found:,} of the {wanted:,} tokens of shards.target_tokens were found; add text")
     quarantined = sum(manifest["quarantine"].values())
     if quarantined:
         lines.append(f"{quarantined:,} records could not be read: {out / 'stages' / 'quarantine.jsonl'}")
@@ -147,19 +149,17 @@ def _quarantine(out: Path, collected: StageResult, sources: list[str]) -> dict[s
     return dict(sorted(reasons.items()))
 
 
-def _sources(
-    config: DataConfig, sizes: dict[int, dict[str, dict[str, int]]], packed: StageResult
-) -> list[dict[str, Any]]:
-    tokens: Counter[tuple[int, str]] = Counter()
+def _sources(config: DataConfig, packed: StageResult) -> list[dict[str, Any]]:
+    found: dict[tuple[int, str], Counter[str]] = {}
     for task, counts in packed.tasks.items():
         for number, entry in counts.details["by_source"].items():
-            tokens[int(number), task.partition("_")[0]] += entry["tokens"]
+            found.setdefault((int(number), task.partition("_")[0]), Counter()).update(entry)
     result = []
     for number, source in enumerate(config.sources):
         splits = {}
         for name in _SPLITS:
-            counted = sizes.get(number, {}).get(name, {"documents": 0, "bytes": 0})
-            splits[name] = {**counted, "tokens": tokens[number, name]}
+            counted = found.get((number, name), Counter())
+            splits[name] = {what: counted[what] for what in ("documents", "bytes", "tokens")}
         total_bytes = sum(entry["bytes"] for entry in splits.values())
         total_tokens = sum(entry["tokens"] for entry in splits.values())
         result.append(
@@ -225,11 +225,11 @@ def _stage(stage: StageResult) -> dict[str, Any]:
         "dropped": dict(sorted(counts.dropped.items())),
         "seconds": stage.seconds,
     }
-    if stage.name == "clean":
-        repairs: Counter[str] = Counter()
+    if stage.name in _CHANGES:
+        changes: Counter[str] = Counter()
         for task in stage.tasks.values():
-            repairs.update(task.details)
-        values["repairs"] = dict(sorted((+repairs).items()))
+            changes.update(task.details)
+        values[_CHANGES[stage.name]] = dict(sorted((+changes).items()))
     return values
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from data_pipeline.report import render
 from data_pipeline.stages import StageResult, StageRunner, input_tasks
 from data_pipeline.tokenizer import Tokenizer
 
-STAGE_COUNT = 14
+STAGE_COUNT = 15
 
 
 def curate(config: DataConfig, out: Path, workers: int, executor: str = "processes") -> dict[str, Any]:
@@ -56,7 +56,7 @@ def curate(config: DataConfig, out: Path, workers: int, executor: str = "process
         assigned, sizes = _deduplicate_and_split(runner, config, filtered)
         tokenizer = _train_tokenizer(runner, config, assigned, sizes)
         packed = _encode(runner, config, assigned, tokenizer)
-        result = manifest.publish(config, out, runner.results, sizes, tokenizer, packed)
+        result = manifest.publish(config, out, runner.results, tokenizer, packed)
         render.bring_up_to_date(out, chosen)
     print(manifest.summary(result, out, time.perf_counter() - started), flush=True)
     return result
@@ -97,6 +97,7 @@ def check(config: DataConfig) -> None:
         "decontamination.min_matches": config.decontamination.min_matches,
         "tokenizer.sample_bytes": config.tokenizer.sample_bytes,
         "shards.max_tokens": config.shards.max_tokens,
+        "shards.target_tokens": 1 if config.shards.target_tokens is None else config.shards.target_tokens,
     }
     for name, value in positive.items():
         if value < 1:
@@ -299,21 +300,22 @@ def _encode(runner: StageRunner, config: DataConfig, assigned: StageResult, toke
         [],
         [assigned, tokenizer],
     )
-    tokens, arguments = encoded.paths(".tokens"), {}
-    vocab_size = Tokenizer(model).vocab_size
-    names = tuple(source.name for source in config.sources)
-    for name in ("train", "val"):
-        for number in range(len(encoding.Layout(tokens, config.shards, name).shards())):
-            arguments[f"{name}_{number:05d}"] = encoding.PackArgument(
-                tokens, name, number, config.shards, vocab_size, names
-            )
-    return runner.run(
-        "pack",
-        encoding.pack_shard,
-        arguments,
-        [to_dict(config.shards), vocab_size, names],
+    tokens = encoded.paths(".tokens")
+    arranged = runner.run(
+        "arrange",
+        encoding.arrange_split,
+        {name: encoding.ArrangeArgument(tokens, name, config.shards) for name in ("train", "val")},
+        to_dict(config.shards),
         [encoded],
     )
+    vocab_size = Tokenizer(model).vocab_size
+    names = tuple(source.name for source in config.sources)
+    arguments = {}
+    for name, counts in arranged.tasks.items():
+        layout, ends = arranged.directory / f"{name}.layout.npy", counts.details["ends"]
+        for number, (first, stop) in enumerate(pairwise([0, *ends])):
+            arguments[f"{name}_{number:05d}"] = encoding.PackArgument(tokens, layout, first, stop, vocab_size, names)
+    return runner.run("pack", encoding.pack_shard, arguments, [vocab_size, names], [encoded, arranged])
 
 
 def _content(name: str) -> str:

@@ -139,7 +139,7 @@ def test_a_changed_threshold_recomputes_what_follows(
     curate(replace(changed, split=SplitConfig(validation_fraction=0.2)), out, workers=1)
     stages = said(capsys)
     assert not any(stages[name] for name in ("collect", "clean", "filter", "sketch", "duplicates", "deduplicate"))
-    assert all(stages[name] for name in ("draw", "compare", "split", "tokenizer", "encode", "pack"))
+    assert all(stages[name] for name in ("draw", "compare", "split", "tokenizer", "encode", "arrange", "pack"))
 
 
 def test_changed_input_is_noticed(tmp_path: Path) -> None:

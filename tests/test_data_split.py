@@ -16,7 +16,7 @@ from data_pipeline.dedup import minhash
 from data_pipeline.dedup.duplicates import FindArgument, find_duplicates
 from data_pipeline.dedup.minhash import overlaps
 from data_pipeline.dedup.sketches import SketchArgument, sketch_shard
-from data_pipeline.dedup.split import LEAK, draw
+from data_pipeline.dedup.split import LEAK, draw, draw_by_source
 from data_pipeline.documents import Document, read_rows, write_row
 from data_pipeline.pipeline import curate
 from data_pipeline.sources.config import PythonCode, TextFiles
@@ -79,7 +79,7 @@ def test_no_near_duplicate_crosses_the_split(tmp_path: Path, seed: int) -> None:
     assert crossing > 1000
     dropped = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "split")}
     assert dropped and dropped <= {name for pair in copies.items() for name in pair}
-    assert manifest["stages"][-1]["dropped"] == {LEAK: len(dropped)}
+    assert {stage["name"]: stage["dropped"] for stage in manifest["stages"]}["split"] == {LEAK: len(dropped)}
 
 
 def test_one_long_document_still_gives_a_validation_split(tmp_path: Path) -> None:
@@ -99,6 +99,24 @@ def test_what_belongs_together_is_held_out_together() -> None:
     single = draw(np.zeros(10, np.uint64), np.full(10, 100), 0.2, seed=0)
     assert single.sum() == 2  # one text alone is drawn from by piece
     assert draw(np.zeros(1, np.uint64), np.full(1, 100), 0.5, seed=0).tolist() == [False]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_group_of_two_sources_is_on_one_side(seed: int) -> None:
+    """A repository that one source has as a package and another as an archive; the third source is one group of them.
+
+    The fourth is one group of its own, and drawn from by document.
+    """
+    sources = np.repeat([0, 1, 2, 3], [60, 60, 10, 10])
+    groups = np.concatenate([np.arange(60) // 3, 10 + np.arange(60) // 3, np.full(10, 12), np.full(10, 99)])
+    sizes = np.full(140, 100)
+    chosen = draw_by_source(sources, groups.astype(np.uint64), sizes, SplitConfig(validation_fraction=0.1, seed=seed))
+    for group in range(30):
+        assert len(np.unique(chosen[groups == group])) == 1
+    for source in (0, 1):
+        assert 0 < chosen[sources == source].mean() <= 0.3
+    assert len(np.unique(chosen[sources == 2])) == 1
+    assert chosen[sources == 3].sum() == 1
 
 
 @pytest.mark.parametrize("seed", range(5))

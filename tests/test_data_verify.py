@@ -298,6 +298,15 @@ def test_a_book_on_both_sides_is_found(copy: Path) -> None:
     assert found.keys() == {"groups"} and "book" in found["groups"][0]
 
 
+def test_a_repository_of_two_sources_on_both_sides_is_found(copy: Path) -> None:
+    contents = Contents(copy)
+    for entry in (contents.of("train")[0], contents.of("val", source=1)[0]):
+        entry.provenance["group"] = "one repository"
+    contents.publish()
+    found = wrong(copy)
+    assert found.keys() == {"groups"} and "one repository" in found["groups"][0]
+
+
 def test_a_source_of_one_text_may_be_on_both_sides(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("\n\n".join(prose(seed, 60) for seed in range(150)))
     config = small_config(collection=CollectionConfig(max_document_bytes=2000))

@@ -19,7 +19,9 @@ from data_pipeline.dedup.evaluation_index import EvaluationIndex
 from data_pipeline.dedup.sketches import Sketches
 from data_pipeline.documents import read_rows, write_row
 
-COMMON = "all.common_ngrams.jsonl"  # of the stage that finds duplicates
+# Files of the stage that finds duplicates.
+CONTAMINATED = "all.contamination.jsonl"
+COMMON = "all.common_ngrams.jsonl"
 
 
 def find_contaminated(
@@ -41,7 +43,7 @@ def find_contaminated(
     hits = hits[np.unique(hits["document"], return_index=True)[1]]
     ids = sketches.ids(hits["document"].tolist())
     rows = ({"document": ids[document], "matches": count} for document, _, count, _ in hits.tolist())
-    _write(directory / "all.contamination.jsonl", index, hits["place"], rows)
+    _write(directory / CONTAMINATED, index, hits["place"], rows)
     common = np.flatnonzero(copies > config.max_documents)
     places = np.searchsorted(index.places["ngram"], common)
     _write(directory / COMMON, index, places, ({"documents": count} for count in copies[common].tolist()))

@@ -25,6 +25,7 @@ LEAK = "resembles_training_text"
 _SPLITS = ("train", "val")
 _TRAIN, _HELD_OUT, _LEAKED, _REMOVED, _REPEATED = range(5)
 _SALT = np.uint64(0x9E3779B97F4A7C15)
+_NONE = np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,10 @@ def draw_held_out(task: str, directory: Path, argument: DrawArgument) -> Counts:
         sides = np.where(exact_duplicates(sketches)[0] > 0, _REPEATED, _TRAIN).astype(np.uint8)
     else:
         sides = np.where(np.load(argument.verdicts) > 0, _REMOVED, _TRAIN).astype(np.uint8)
-    for source in np.unique(table["source"]).tolist():
-        members = np.flatnonzero((table["source"] == source) & (sides == _TRAIN))
-        chosen = draw(table["group"][members], table["bytes"][members], config.validation_fraction, config.seed)
-        sides[members[chosen]] = _HELD_OUT
-    held_out = np.flatnonzero(sides == _HELD_OUT)
+    left = np.flatnonzero(sides == _TRAIN)
+    chosen = draw_by_source(table["source"][left], table["group"][left], table["bytes"][left], config)
+    held_out = left[chosen]
+    sides[held_out] = _HELD_OUT
     for name, array in (("sides", sides), ("held_out", held_out)):
         with atomic_write(directory / f"{task}.{name}.npy", "wb") as file:
             np.save(file, array)
@@ -78,7 +78,36 @@ def draw_held_out(task: str, directory: Path, argument: DrawArgument) -> Counts:
     return Counts()
 
 
-def draw(groups: np.ndarray, sizes: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def draw_by_source(sources: np.ndarray, groups: np.ndarray, sizes: np.ndarray, config: SplitConfig) -> np.ndarray:
+    """Which documents to hold out, (documents,) bool: a fraction of each source, and a group whole in all of them.
+
+    Args:
+        sources: of every document, (documents,).
+        groups: of every document, (documents,) uint64; a repository that two sources have is one group.
+        sizes: of every document, in bytes, (documents,).
+        config: the fraction of bytes, and the seed.
+    """
+    held_out = np.zeros(len(groups), bool)
+    trained = held_out.copy()
+    by_source = [np.flatnonzero(sources == source) for source in np.unique(sources).tolist()]
+    # A source that is one group follows where another source has that group, and is drawn from by document elsewhere.
+    for members in sorted(by_source, key=lambda members: len(np.unique(groups[members])) == 1):
+        own = groups[members]
+        decided = own[np.isin(own, groups[held_out])], own[np.isin(own, groups[trained])]
+        chosen = draw(own, sizes[members], config.validation_fraction, config.seed, *decided)
+        held_out[members[chosen]] = True
+        trained[members[~chosen]] = True
+    return held_out
+
+
+def draw(
+    groups: np.ndarray,
+    sizes: np.ndarray,
+    fraction: float,
+    seed: int,
+    held_out: np.ndarray = _NONE,
+    trained: np.ndarray = _NONE,
+) -> np.ndarray:
     """Which documents of one source to hold out, (documents,) bool.
 
     Groups are taken in the order of a hash until they make up `fraction` of the source's bytes; one that would take
@@ -90,20 +119,22 @@ def draw(groups: np.ndarray, sizes: np.ndarray, fraction: float, seed: int) -> n
         sizes: of every document, in bytes, (documents,).
         fraction: of all bytes, above 0.
         seed: another one gives another order.
+        held_out: groups that an earlier source decided to hold out, and `trained` those that it did not.
+        trained: see `held_out`.
     """
     names, members = np.unique(groups, return_inverse=True)
-    if len(names) <= 1:
+    if len(names) <= 1 and bool(len(held_out)) == bool(len(trained)):
         names, members = np.arange(len(groups), dtype=np.uint64), np.arange(len(groups))
-    if len(names) <= 1:
-        return np.zeros(len(groups), bool)
-    total = np.bincount(members, weights=sizes)
-    target = fraction * total.sum()
+    chosen = np.isin(names, held_out)
+    total = np.bincount(members, weights=sizes, minlength=len(names))
+    target, held = fraction * total.sum(), total[chosen].sum()
     order = np.argsort(mix64(names ^ mix64(np.array([seed], np.uint64) + _SALT)), kind="stable")
-    fitting = [group for group in order.tolist() if total[group] <= 2 * target] or [int(np.argmin(total))]
-    held = 0.0
-    chosen = np.zeros(len(names), bool)
-    for group in fitting[: len(names) - 1]:
-        if held >= target:
+    free = order[~(chosen | np.isin(names, trained))[order]]
+    fitting = free[total[free] <= 2 * target].tolist()
+    if not fitting and not held and len(free):
+        fitting = [int(free[np.argmin(total[free])])]
+    for group in fitting:
+        if held >= target or chosen.sum() == len(names) - 1:
             break
         if held + total[group] <= 2 * target or not held:
             chosen[group] = True

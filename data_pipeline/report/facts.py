@@ -13,6 +13,7 @@ import numpy as np
 from common.errors import UserError
 from data_pipeline.report import recipe
 from data_pipeline.report.clusters import Duplicates, find_clusters
+from data_pipeline.report.removed import Contamination, contamination, repeated_paragraphs
 from data_pipeline.report.rules import Rule, Setting, rules_of, settings_of
 from data_pipeline.report.survey import (
     MOST_REVISIONS,
@@ -53,6 +54,8 @@ class Facts:
     languages: list[dict[str, Any]]  # empty where no document has one
     revisions: dict[str, list[str] | None]  # by source; None where they are too many to name
     duplicates: Duplicates
+    paragraphs: list[dict[str, Any]]  # examples of those that were removed
+    contamination: Contamination
     config_file: str | None
 
     @property
@@ -64,7 +67,15 @@ class Facts:
     @property
     def repairs(self) -> dict[str, int]:
         """What cleaning did, by name."""
-        found: dict[str, int] = next((stage.counts["repairs"] for stage in self.stages if stage.name == "clean"), {})
+        return self._counted("clean", "repairs")
+
+    @property
+    def removed_paragraphs(self) -> dict[str, int]:
+        """Paragraphs, their bytes and the documents that lost any; empty where the step is off."""
+        return self._counted("deduplicate", "paragraphs")
+
+    def _counted(self, stage: str, what: str) -> dict[str, int]:
+        found: dict[str, int] = next((each.counts.get(what, {}) for each in self.stages if each.name == stage), {})
         return found
 
     def dropped_for(self, reason: str) -> int:
@@ -107,6 +118,8 @@ def gather(out: Path, executor: Executor | None = None) -> Facts:
             for source, found in published.revisions.items()
         },
         duplicates=find_clusters(out / "stages"),
+        paragraphs=repeated_paragraphs(out / "stages"),
+        contamination=contamination(out / "stages"),
         config_file=recipe.config_file(manifest),
     )
 

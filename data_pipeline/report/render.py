@@ -82,6 +82,7 @@ def draw(facts: Facts) -> dict[str, bytes]:
         "manifest": facts.manifest,
         "images": {name: base64.b64encode(image).decode() for name, image in images.items()},
         "front_matter": card.front_matter(facts),
+        "tokenizer_name": {"sentencepiece": "SentencePiece"}.get(facts.manifest["tokenizer"]["kind"], "tiktoken"),
         "attribution": card.attribution(facts.manifest["licences"]),
         "config": flatten(facts.manifest["config"]),
         "example_characters": EXAMPLE_CHARACTERS,

@@ -10,6 +10,7 @@ from typing import Any
 
 from data_pipeline import config as config_module
 from data_pipeline.dedup.split import LEAK
+from data_pipeline.encoding import OVER_TARGET
 from data_pipeline.quality.prose_signals import DUPLICATE_NGRAMS, TOP_NGRAMS
 
 _PROSE, _CODE = "filters.prose.", "filters.code."
@@ -78,6 +79,7 @@ SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "duplicate_paragraphs": ("deduplication.paragraphs", "deduplication.paragraph_max_loss"),
         "near_duplicate": tuple(f"deduplication.{name}" for name in ("threshold", "shingle_words", "bands", "rows")),
     },
+    "arrange": {OVER_TARGET: ("shards.target_tokens",)},
     "split": {LEAK: ("split.leak_threshold",), "exact_duplicate": ("deduplication.paragraphs",)},
 }
 
