@@ -61,7 +61,7 @@ class DataCommand:
 
 def write_documents(command: DataCommand, path: Path) -> tuple[int, float]:
     """All documents into one file; returns their number and megabytes."""
-    sources = (PackagedWikipedia(), PackagedWikipedia(language="es", name="spanish"), PythonCode(max_bytes=40_000_000))
+    sources = (PackagedWikipedia(), PackagedWikipedia(language="es", name="spanish"), PythonCode(max_bytes=50_000_000))
     with tempfile.TemporaryDirectory() as folder:
         for number, part in enumerate(collect.plan(sources, CollectionConfig(), Path(command.downloads))):
             collect.collect_part(f"{number:05d}", Path(folder), part)
