@@ -63,8 +63,8 @@ def write_documents(command: DataCommand, path: Path) -> tuple[int, float]:
     """All documents into one file; returns their number and megabytes."""
     sources = (PackagedWikipedia(), PackagedWikipedia(language="es", name="spanish"), PythonCode(max_bytes=50_000_000))
     with tempfile.TemporaryDirectory() as folder:
-        for number, part in enumerate(collect.plan(sources, CollectionConfig(), Path(command.downloads))):
-            collect.collect_part(f"{number:05d}", Path(folder), part)
+        for task, part in collect.plan(sources, CollectionConfig(), Path(command.downloads)).items():
+            collect.collect_part(task, Path(folder), part)
         shards = sorted(Path(folder).glob("*.jsonl"))
         total = sum(1 for shard in shards for _ in read_documents(shard))
         step = max(1, total // command.documents) if command.documents else 1

@@ -53,17 +53,19 @@ class Part:
     config: CollectionConfig
 
 
-def plan(sources: Iterable[kinds.Source], config: CollectionConfig, downloads: Path) -> list[Part]:
+def plan(sources: Iterable[kinds.Source], config: CollectionConfig, downloads: Path) -> dict[str, Part]:
     """Find what there is to read, downloading packages into `downloads`; the texts themselves stay unread.
+
+    Parts have names that count within their source: one more of a source leaves those of the others as they are.
 
     Raises:
         UserError: a source is missing, empty or out of reach.
     """
-    return [
-        Part(source, number, items, state, config)
+    return {
+        f"{number:02d}_{place:05d}": Part(source, number, items, state, config)
         for number, source in enumerate(sources)
-        for items, state in READERS[type(source)].plan(source, config, downloads)
-    ]
+        for place, (items, state) in enumerate(READERS[type(source)].plan(source, config, downloads))
+    }
 
 
 def local_files(parts: Iterable[Part]) -> list[str]:

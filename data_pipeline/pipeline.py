@@ -9,8 +9,6 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
-
 from common.cli import to_dict
 from common.errors import UserError
 from common.files import only_process_in, sha256_of
@@ -44,7 +42,7 @@ def curate(config: DataConfig, out: Path, workers: int, executor: str = "process
         stack.enter_context(only_process_in(stages))
         run = Run.begin(stages / "run")
         parts = collect.plan(config.sources, config.collection, out.parent / "downloads")
-        chosen = stack.enter_context(open_executor(executor, workers, run, collect.local_files(parts)))
+        chosen = stack.enter_context(open_executor(executor, workers, run, collect.local_files(parts.values())))
         runner = StageRunner(
             stages,
             chosen,
@@ -125,20 +123,21 @@ def _check_measures(config: DataConfig, sources: list[str]) -> None:
         )
 
 
-def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Part]) -> StageResult:
+def _curate_text(runner: StageRunner, config: DataConfig, parts: dict[str, collect.Part]) -> StageResult:
     """Collect, clean, learn what good text reads like, measure and filter."""
     collected = runner.run(
         "collect",
         collect.collect_part,
-        {f"{number:05d}": part for number, part in enumerate(parts)},
-        [to_dict(config.collection), [_identity(part) for part in parts]],
+        parts,
+        to_dict(config.collection),
+        keys={task: _identity(part) for task, part in parts.items()},
     )
     cleaned = runner.run(
         "clean",
         cleaning.clean_shard,
         {task: cleaning.CleanArgument(path, config.cleaning) for task, path in input_tasks(collected).items()},
         to_dict(config.cleaning),
-        [collected],
+        own=[collected],
     )
     reference = _train_reference(runner, config, parts, cleaned)
     model = next(iter(reference.paths(".npz")), None)
@@ -147,7 +146,8 @@ def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Pa
         signals.measure_shard,
         {task: signals.MeasureArgument(path, config.measures, model) for task, path in input_tasks(cleaned).items()},
         signals.settings(config.measures),
-        [cleaned, reference],
+        own=[cleaned],
+        whole=[reference],
     )
     limits = filters.resolved(config.filters, measured.paths(".signals.npz"))
     return runner.run(
@@ -158,26 +158,24 @@ def _curate_text(runner: StageRunner, config: DataConfig, parts: list[collect.Pa
             for task, path in input_tasks(cleaned).items()
         },
         to_dict(limits),
-        [cleaned, measured],
+        own=[cleaned, measured],
     )
 
 
 def _train_reference(
-    runner: StageRunner, config: DataConfig, parts: list[collect.Part], cleaned: StageResult
+    runner: StageRunner, config: DataConfig, parts: dict[str, collect.Part], cleaned: StageResult
 ) -> StageResult:
     """Train the character model of the reference sources, where there are any."""
     wanted = config.measures.reference_sources
-    paths = [
-        path for task, path in input_tasks(cleaned).items() if parts[int(task.partition("-")[0])].source.name in wanted
-    ]
+    paths = [path for task, path in input_tasks(cleaned).items() if parts[task.partition("-")[0]].source.name in wanted]
     size = config.measures.reference_bytes
     argument = character_model.TrainArgument(tuple(paths), size)
+    texts = [cleaned.hashes[path.name] for path in paths]
     return runner.run(
         "reference",
         character_model.train_reference,
         {"reference": argument} if wanted else {},
-        [wanted, size],
-        [cleaned] if wanted else [],
+        [size, texts],
     )
 
 
@@ -194,7 +192,8 @@ def _deduplicate_and_split(
         sketches.sketch_shard,
         {task: sketches.SketchArgument(path, dedup, texts) for task, path in shards.items()},
         [dedup.shingle_words, dedup.bands, dedup.rows, dedup.paragraphs and dedup.paragraph_characters],
-        [filtered, *evaluation],
+        own=[filtered],
+        whole=evaluation,
     )
     tables = sketched.paths(".documents.npy")
     starts, ends = _numbering(sketched, shards)
@@ -203,7 +202,7 @@ def _deduplicate_and_split(
         duplicates.find_duplicates,
         {"all": duplicates.FindArgument(tables, dedup, config.decontamination, texts)},
         [to_dict(dedup), to_dict(config.decontamination)],
-        [sketched, *evaluation],
+        whole=[sketched, *evaluation],
     )
     verdicts: Path | None = found.directory / "all.verdicts.npy"
     kept = runner.run(
@@ -211,7 +210,9 @@ def _deduplicate_and_split(
         duplicates.remove_duplicates,
         {task: duplicates.RemoveArgument(path, found.directory, starts[task], dedup) for task, path in shards.items()},
         [dedup.paragraphs and dedup.shingle_words],
-        [filtered, found],
+        own=[filtered],
+        whole=[found],
+        keys=starts,
     )
     if dedup.paragraphs:  # documents are no longer what they were
         sketched, verdicts = kept, None
@@ -222,7 +223,7 @@ def _deduplicate_and_split(
         split.draw_held_out,
         {"all": split.DrawArgument(tables, verdicts, config.split)},
         to_dict(config.split),
-        [sketched, found],
+        whole=[sketched, found],
     )
     sides = drawn.directory / "all.sides.npy"
     held_out, index = drawn.directory / "all.held_out.npy", drawn.directory / "all.index"
@@ -234,18 +235,22 @@ def _deduplicate_and_split(
             for task, table in zip(shards, tables, strict=True)
         },
         to_dict(config.split),
-        [sketched, drawn],
+        own=[sketched],
+        whole=[drawn],
+        keys=starts,
     )
-    leaked = compared.paths(".npy")
+    leaked = split.leaked_by_shard(compared.paths(".npy"), starts, ends)
     assigned = runner.run(
         "split",
         split.assign_shard,
         {
-            task: split.AssignArgument(path, sides, leaked, starts[task], ends[task])
+            task: split.AssignArgument(path, sides, leaked[task], starts[task], ends[task])
             for task, path in input_tasks(kept).items()
         },
         [],
-        [kept, drawn, compared],
+        own=[kept],
+        whole=[drawn, compared],
+        keys=starts,
     )
     return assigned, split.totals([counts.details for counts in assigned.tasks.values()])
 
@@ -284,10 +289,9 @@ def _train_tokenizer(
         [
             list(SPECIAL_TOKENS),
             to_dict(config.tokenizer),
-            sentencepiece.__version__,
             _content(config.tokenizer.encoding),
         ],
-        [assigned],
+        whole=[assigned],
     )
 
 
@@ -298,7 +302,8 @@ def _encode(runner: StageRunner, config: DataConfig, assigned: StageResult, toke
         encoding.encode_shard,
         {task: encoding.EncodeArgument(path, model) for task, path in input_tasks(assigned).items()},
         [],
-        [assigned, tokenizer],
+        own=[assigned],
+        whole=[tokenizer],
     )
     tokens = encoded.paths(".tokens")
     arranged = runner.run(
@@ -306,7 +311,7 @@ def _encode(runner: StageRunner, config: DataConfig, assigned: StageResult, toke
         encoding.arrange_split,
         {name: encoding.ArrangeArgument(tokens, name, config.shards) for name in ("train", "val")},
         to_dict(config.shards),
-        [encoded],
+        whole=[encoded],
     )
     vocab_size = Tokenizer(model).vocab_size
     names = tuple(source.name for source in config.sources)
@@ -315,7 +320,7 @@ def _encode(runner: StageRunner, config: DataConfig, assigned: StageResult, toke
         layout, ends = arranged.directory / f"{name}.layout.npy", counts.details["ends"]
         for number, (first, stop) in enumerate(pairwise([0, *ends])):
             arguments[f"{name}_{number:05d}"] = encoding.PackArgument(tokens, layout, first, stop, vocab_size, names)
-    return runner.run("pack", encoding.pack_shard, arguments, [vocab_size, names], [encoded, arranged])
+    return runner.run("pack", encoding.pack_shard, arguments, [vocab_size, names], whole=[encoded, arranged])
 
 
 def _content(name: str) -> str:

@@ -1,8 +1,8 @@
 """Running stages: each is a set of tasks, each task a pure function that writes whole files and returns counts.
 
-A stage is known by its fingerprint: a sha256 over its settings, its code and the content of its inputs.
-Where the fingerprint on disk is the same, finished tasks are kept: a rerun does no work, and a killed run goes on at
-the first unfinished shard. Where it differs, the stage begins anew.
+A finished task is known by its key: a sha256 over its stage's settings and code, and the content of what the task
+reads. Where the key on disk is the same, the task is kept: a rerun does no work, a killed run goes on at the first
+unfinished shard, and a new input adds its shards to those that are there. What belongs to no task is removed.
 
 Every attempt at a task writes into a directory of its own, and its files move into the stage's when it has succeeded.
 So a task may be tried twice, even at the same time on two machines of a cluster.
@@ -10,12 +10,11 @@ So a task may be tried twice, even at the same time on two machines of a cluster
 
 from __future__ import annotations
 
-import ast
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 import uuid
 from collections import Counter
@@ -29,15 +28,16 @@ from common.errors import UserError
 from common.files import (
     TEMPORARY_SUFFIX,
     read_json,
-    remove_temporaries,
     sha256_of,
     sync_directory,
     write_json,
 )
+from data_pipeline.code_identity import code_of
 from data_pipeline.documents import Counts
 from data_pipeline.executors import Run, worker_was_lost
 from data_pipeline.progress import stage_progress
 
+FINGERPRINT = "fingerprint.json"  # in a stage's directory: of all its tasks' keys
 _COUNTED = ("documents_in", "documents_out", "dropped", "details", "bytes_in", "bytes_out")
 
 # What no later stage reads: it tells people what was taken out, and why.
@@ -62,6 +62,13 @@ class StageResult:
     def paths(self, suffix: str = "") -> list[Path]:
         return [self.directory / name for name in self.hashes if name.endswith(suffix)]
 
+    def files_by_task(self) -> dict[str, dict[str, str]]:
+        """The sha256 of files by what stands before the first dot of their names: a task of a later stage."""
+        found: dict[str, dict[str, str]] = {}
+        for name, digest in self.hashes.items():
+            found.setdefault(name.partition(".")[0], {})[name] = digest
+        return found
+
 
 class StageRunner:
     """Runs stages in `directory`, each a set of tasks."""
@@ -84,29 +91,42 @@ class StageRunner:
         function: Task,
         arguments: dict[str, Any],
         settings: Any,
-        inputs: Iterable[StageResult] = (),
+        *,
+        own: Iterable[StageResult] = (),
+        whole: Iterable[StageResult] = (),
+        keys: dict[str, Any] | None = None,
     ) -> StageResult:
-        """Bring stage `name` up to date: one task a name in `arguments`, each with its argument.
+        """Bring stage `name` up to date.
 
-        `settings` is everything beside the inputs that the result depends on, ready for JSON.
+        Args:
+            name: of the stage.
+            function: does one task.
+            arguments: one task a name, each with its argument.
+            settings: all that the results depend on beside what follows, ready for JSON.
+            own: stages of which each task reads the files that have its name.
+            whole: stages that every task reads as a whole.
+            keys: what else a single task depends on, by its name.
         """
         started = time.perf_counter()
         number = len(self.results)
         directory = self.directory / f"{number:02d}_{name}"
-        # What Python can parse, and what its Unicode tables say, depends on its version.
-        made_by = [code_of(function.__module__), sys.version_info[:2], settings]
-        fingerprint = _digest([name, made_by, sorted(arguments), [stage.digest for stage in inputs]])
-        _prepare(directory, fingerprint)
-        markers = {task: marker for task in arguments if (marker := _finished(directory, task))}
+        common = _digest([name, code_of(function.__module__), settings, [stage.digest for stage in whole]])
+        parts = [stage.files_by_task() for stage in own]
+        expected = {
+            task: _digest([common, [part.get(task) for part in parts], (keys or {}).get(task)]) for task in arguments
+        }
+        markers = {task: marker for task, key in expected.items() if (marker := _finished(directory, task, key))}
+        _remove_strays(directory, markers)
         missing = {task: argument for task, argument in arguments.items() if task not in markers}
         if missing and not self.worked:
             self.worked = True
             self.on_work()
         if missing:
             with stage_progress(name, len(arguments), len(markers)) as advance:
-                for task, marker in self._outcomes(name, function, directory, missing):
+                for task, marker in self._outcomes(name, function, directory, missing, expected):
                     markers[task] = marker
                     advance(marker["documents_out"])
+        _leave_fingerprint(directory, _digest(expected))
         result = _collect(name, directory, markers)
         self.results.append(result)
         _check_conservation(result)
@@ -114,15 +134,15 @@ class StageRunner:
         return result
 
     def _outcomes(
-        self, name: str, function: Task, directory: Path, arguments: dict[str, Any]
+        self, name: str, function: Task, directory: Path, arguments: dict[str, Any], keys: dict[str, str]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each task with its marker, as soon as it is done."""
         if self.executor is None:
             for task, argument in arguments.items():
-                yield task, _marker(run_task(function, task, directory, argument, self.current))
+                yield task, _marker(run_task(function, task, keys[task], directory, argument, self.current))
             return
         futures = {
-            self.executor.submit(run_task, function, task, directory, argument, self.current): task
+            self.executor.submit(run_task, function, task, keys[task], directory, argument, self.current): task
             for task, argument in arguments.items()
         }
         for future in as_completed(futures):
@@ -145,7 +165,9 @@ class StageRunner:
         print(f"[{len(self.results):>2}/{self.total}] {result.name:<12} {text:<42} {state}", flush=True)
 
 
-def run_task(function: Task, task: str, directory: Path, argument: Any, run: Run) -> dict[str, Any] | UserError:
+def run_task(
+    function: Task, task: str, key: str, directory: Path, argument: Any, run: Run
+) -> dict[str, Any] | UserError:
     """Run one task, move its files into `directory` and leave its marker, last: it always stands for whole files.
 
     Returns the marker, or what only the user can mend: raised, that would make a cluster try the task again.
@@ -170,7 +192,8 @@ def run_task(function: Task, task: str, directory: Path, argument: Any, run: Run
     finally:
         shutil.rmtree(attempt, ignore_errors=True)
     marker = {
-        **{key: getattr(counts, key) for key in _COUNTED},
+        "key": key,
+        **{name: getattr(counts, name) for name in _COUNTED},
         "dropped": dict(sorted(counts.dropped.items())),
         "seconds": round(time.perf_counter() - started, 3),
         "files": {name: {**_state(directory / name), "sha256": value} for name, value in hashes.items()},
@@ -190,26 +213,34 @@ def input_tasks(stage: StageResult) -> dict[str, Path]:
     return {path.name.removesuffix(".jsonl"): path for path in stage.paths(".jsonl")}
 
 
-def _prepare(directory: Path, fingerprint: str) -> None:
-    """Leave in `directory` what was made under `fingerprint`, and nothing else."""
-    path = directory / "fingerprint.json"
+def _remove_strays(directory: Path, markers: dict[str, dict[str, Any]]) -> None:
+    """Leave in `directory` what its finished tasks made, and nothing else."""
+    wanted = {FINGERPRINT, *(f"done/{task}.json" for task in markers)}
+    wanted |= {name for marker in markers.values() for name in marker["files"]}
+    for place, _, names in os.walk(directory, topdown=False):
+        for path in (Path(place, name) for name in names):
+            if path.relative_to(directory).as_posix() not in wanted:
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            os.rmdir(place)
+    directory.mkdir(parents=True, exist_ok=True)
+
+
+def _leave_fingerprint(directory: Path, fingerprint: str) -> None:
     try:
-        current = read_json(path) == fingerprint
+        current = read_json(directory / FINGERPRINT)
     except (OSError, ValueError):
-        current = False
-    if not current:
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
-        write_json(path, fingerprint)
-    for place in (directory, directory / "dropped", directory / "done"):
-        remove_temporaries(place)
+        current = None
+    if current != fingerprint:
+        write_json(directory / FINGERPRINT, fingerprint)
 
 
-def _finished(directory: Path, task: str) -> dict[str, Any] | None:
-    """The marker of a finished task whose files are all there, or None."""
+def _finished(directory: Path, task: str, key: str) -> dict[str, Any] | None:
+    """The marker of a task that was finished under `key` and whose files are all there, or None."""
     try:
         marker: dict[str, Any] = read_json(directory / "done" / f"{task}.json")
-        whole = all(_unchanged(directory / name, file) for name, file in marker["files"].items())
+        files = marker["files"].items()
+        whole = marker["key"] == key and all(_unchanged(directory / name, file) for name, file in files)
     except (OSError, ValueError, KeyError):
         return None
     return marker if whole else None
@@ -259,23 +290,3 @@ def _check_conservation(result: StageResult) -> None:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def code_of(module: str) -> dict[str, str]:
-    """sha256 of the source of a module and of all that it imports here: older results never pass for newer code's.
-
-    Configs are left out, as their values are part of a stage's settings.
-    """
-    found: dict[str, str] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name in found or name.endswith(".config"):
-            continue
-        path = Path(str(sys.modules[name].__file__))
-        found[name] = sha256_of(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-                waiting += [each for each in names if each.startswith(f"{__package__}.") and each in sys.modules]
-    return dict(sorted(found.items()))

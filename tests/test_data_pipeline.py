@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from test_data_helpers import (
 
 from common.errors import UserError
 from common.files import read_json, sha256_of
+from data_pipeline import code_identity
+from data_pipeline.code_identity import code_of
 from data_pipeline.config import DataConfig, FilterConfig, ProseFilters, SplitConfig
 from data_pipeline.dedup import minhash
 from data_pipeline.documents import Counts
@@ -30,7 +33,7 @@ from data_pipeline.executors import Run
 from data_pipeline.pipeline import curate
 from data_pipeline.shards import Dataset
 from data_pipeline.sources.config import TextFiles
-from data_pipeline.stages import StageRunner, code_of
+from data_pipeline.stages import StageRunner
 from data_pipeline.tokenizer import Tokenizer
 
 
@@ -142,6 +145,31 @@ def test_a_changed_threshold_recomputes_what_follows(
     assert all(stages[name] for name in ("draw", "compare", "split", "tokenizer", "encode", "arrange", "pack"))
 
 
+def test_one_more_file_adds_its_shards_to_those_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [
+        write_jsonl(tmp_path / f"{name}.jsonl", [prose(40 * n + k) for k in range(40)]) for n, name in enumerate("abc")
+    ]
+    out = tmp_path / "data"
+    config = small_config(*paths[:2])
+    curate(config, out, workers=1)
+    costly = ("collect", "clean", "measure", "filter", "sketch")
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for name in costly for path in stage_directory(out, name).rglob("*_*.*")}
+
+    before = files()
+    larger = replace(config, sources=small_config(*paths).sources)
+    curate(larger, out, workers=1)
+    after = files()
+    assert before.items() <= after.items() and {path.name[:2] for path in after.keys() - before.keys()} == {"02"}
+    curate(larger, tmp_path / "fresh", workers=1)
+    assert files_of(out) == files_of(tmp_path / "fresh")
+    curate(config, out, workers=1)  # and without it again
+    assert files() == before
+    curate(config, tmp_path / "first", workers=1)
+    assert files_of(out) == files_of(tmp_path / "first")
+
+
 def test_changed_input_is_noticed(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [prose(seed) for seed in range(60)])
     first = curate(small_config(path), tmp_path / "data", workers=1)
@@ -242,6 +270,10 @@ def test_the_code_of_a_stage_is_all_that_it_imports() -> None:
     names = ("quality.signals", "quality.words", "quality.lines", "hashing", "documents")
     assert {f"data_pipeline.{name}" for name in names} <= measured
     assert not {"data_pipeline.config", "data_pipeline.quality.filters"} & measured  # the config's values are settings
+    collected = code_of("data_pipeline.collect")  # also what is imported only where it is used
+    assert {"python", "trafilatura", "pyarrow", "warcio", "data_pipeline.sources.html"} <= collected.keys()
+    assert collected["pyarrow"] == version("pyarrow")
+    assert not {"torch", "common.files"} & collected.keys()
 
 
 def test_other_code_makes_a_stage_begin_anew(
@@ -252,7 +284,12 @@ def test_other_code_makes_a_stage_begin_anew(
     capsys.readouterr()
     changed = tmp_path / "minhash.py"
     changed.write_text(Path(str(minhash.__file__)).read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
-    monkeypatch.setattr(minhash, "__file__", str(changed))
-    curate(config, out, workers=1)
+    file_of = code_identity._file_of
+    monkeypatch.setattr(code_identity, "_file_of", lambda name: changed if name == minhash.__name__ else file_of(name))
+    code_identity.code_of.cache_clear()
+    try:
+        curate(config, out, workers=1)
+    finally:
+        code_identity.code_of.cache_clear()
     worked = [stage for stage, worked in said(capsys).items() if worked]
     assert worked[0] == "sketch" and "compare" in worked and "tokenizer" not in worked

@@ -138,7 +138,7 @@ def near_duplicates(
     """Fill in `verdicts`, `kept` and `clusters` of the near duplicates among `documents`, which are given best first.
 
     Clusters are connected through verified pairs. In each the best document is kept, and every other one goes if it
-    reaches the threshold with one that is kept.
+    is in a verified pair with one that is kept, or reaches the threshold with one of the first that are.
     """
     from scipy.sparse import coo_matrix  # here, because it is slow to import and the tokenizer does not need it
     from scipy.sparse.csgraph import connected_components
@@ -149,18 +149,24 @@ def near_duplicates(
     ends = np.divmod(verified, len(documents))
     graph = coo_matrix((np.ones(len(verified), np.int8), ends), shape=(len(documents),) * 2)
     labels = connected_components(graph, directed=False)[1]
+    by_worse = np.argsort(ends[1], kind="stable")
+    better, worse = ends[0][by_worse], ends[1][by_worse]
     stay: dict[int, list[int]] = {}
+    stays = np.zeros(len(documents), bool)
     for place in np.unique(ends).tolist():  # best first
         staying = stay.setdefault(int(labels[place]), [])
         document = int(documents[place])
-        for other in staying[:_ROUNDS]:
-            partner = int(documents[other])
-            pair = np.array([other * len(documents) + place])
-            if _places(verified, pair)[0] >= 0 or similar(sketches, partner, documents[[place]], threshold)[0]:
-                verdicts[document], kept[document] = _NEAR, partner
-                break
-        else:
+        known = better[slice(*np.searchsorted(worse, [place, place + 1]))]
+        partner = next((other for other in known[stays[known]]), None)
+        if partner is None:
+            own = documents[[place]]
+            met = (other for other in staying[:_ROUNDS] if similar(sketches, int(documents[other]), own, threshold)[0])
+            partner = next(met, None)
+        if partner is None:
             staying.append(place)
+            stays[place] = True
+        else:
+            verdicts[document], kept[document] = _NEAR, documents[partner]
         clusters[document] = documents[staying[0]]
 
 

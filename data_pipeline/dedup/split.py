@@ -7,7 +7,9 @@ with all training documents, exactly, through its shingles: one that resembles a
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import ge
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,6 @@ LEAK = "resembles_training_text"
 _SPLITS = ("train", "val")
 _TRAIN, _HELD_OUT, _LEAKED, _REMOVED, _REPEATED = range(5)
 _SALT = np.uint64(0x9E3779B97F4A7C15)
-_NONE = np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class CompareArgument:
 class AssignArgument:
     path: Path
     drawn: Path  # of the draw stage
-    leaked: list[Path]  # of the compare stage
+    leaked: np.ndarray  # numbers of its documents that resemble training text
     first: int  # number of the shard's first document
     stop: int  # and of the next shard's
 
@@ -67,7 +68,8 @@ def draw_held_out(task: str, directory: Path, argument: DrawArgument) -> Counts:
     else:
         sides = np.where(np.load(argument.verdicts) > 0, _REMOVED, _TRAIN).astype(np.uint8)
     left = np.flatnonzero(sides == _TRAIN)
-    chosen = draw_by_source(table["source"][left], table["group"][left], table["bytes"][left], config)
+    own = table[left]
+    chosen = draw(own["source"], own["group"], own["bytes"], config.validation_fraction, config.seed)
     held_out = left[chosen]
     sides[held_out] = _HELD_OUT
     for name, array in (("sides", sides), ("held_out", held_out)):
@@ -78,68 +80,67 @@ def draw_held_out(task: str, directory: Path, argument: DrawArgument) -> Counts:
     return Counts()
 
 
-def draw_by_source(sources: np.ndarray, groups: np.ndarray, sizes: np.ndarray, config: SplitConfig) -> np.ndarray:
-    """Which documents to hold out, (documents,) bool: a fraction of each source, and a group whole in all of them.
+def draw(sources: np.ndarray, groups: np.ndarray, sizes: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Which documents to hold out, (documents,) bool: of every source a fraction, and groups whole.
+
+    Groups are taken in the order of a hash until they make up `fraction` of a source's bytes; one that would take any
+    source past twice that is passed over. So a validation set has the expected size where a few groups are huge, and
+    where two sources share a group. A source of which no group fits gives the smallest that the others can spare, and
+    always trains on one. A source that is one group of its own is drawn from by document.
 
     Args:
         sources: of every document, (documents,).
         groups: of every document, (documents,) uint64; a repository that two sources have is one group.
         sizes: of every document, in bytes, (documents,).
-        config: the fraction of bytes, and the seed.
-    """
-    held_out = np.zeros(len(groups), bool)
-    trained = held_out.copy()
-    by_source = [np.flatnonzero(sources == source) for source in np.unique(sources).tolist()]
-    # A source that is one group follows where another source has that group, and is drawn from by document elsewhere.
-    for members in sorted(by_source, key=lambda members: len(np.unique(groups[members])) == 1):
-        own = groups[members]
-        decided = own[np.isin(own, groups[held_out])], own[np.isin(own, groups[trained])]
-        chosen = draw(own, sizes[members], config.validation_fraction, config.seed, *decided)
-        held_out[members[chosen]] = True
-        trained[members[~chosen]] = True
-    return held_out
-
-
-def draw(
-    groups: np.ndarray,
-    sizes: np.ndarray,
-    fraction: float,
-    seed: int,
-    held_out: np.ndarray = _NONE,
-    trained: np.ndarray = _NONE,
-) -> np.ndarray:
-    """Which documents of one source to hold out, (documents,) bool.
-
-    Groups are taken in the order of a hash until they make up `fraction` of the source's bytes; one that would take
-    the sum past twice that is passed over, as long as another is left. So a validation set has the expected size where
-    a few groups are huge. A source that is one group is drawn from by document; a single document is trained on.
-
-    Args:
-        groups: of every document, (documents,) uint64.
-        sizes: of every document, in bytes, (documents,).
         fraction: of all bytes, above 0.
         seed: another one gives another order.
-        held_out: groups that an earlier source decided to hold out, and `trained` those that it did not.
-        trained: see `held_out`.
     """
-    names, members = np.unique(groups, return_inverse=True)
-    if len(names) <= 1 and bool(len(held_out)) == bool(len(trained)):
-        names, members = np.arange(len(groups), dtype=np.uint64), np.arange(len(groups))
-    chosen = np.isin(names, held_out)
-    total = np.bincount(members, weights=sizes, minlength=len(names))
-    target, held = fraction * total.sum(), total[chosen].sum()
-    order = np.argsort(mix64(names ^ mix64(np.array([seed], np.uint64) + _SALT)), kind="stable")
-    free = order[~(chosen | np.isin(names, trained))[order]]
-    fitting = free[total[free] <= 2 * target].tolist()
-    if not fitting and not held and len(free):
-        fitting = [int(free[np.argmin(total[free])])]
-    for group in fitting:
-        if held >= target or chosen.sum() == len(names) - 1:
-            break
-        if held + total[group] <= 2 * target or not held:
-            chosen[group] = True
-            held += total[group]
-    return np.asarray(chosen[members])
+    _, source = np.unique(sources, return_inverse=True)
+    names, group = np.unique(_apart_where_alone(source, groups), return_inverse=True)
+    count = int(source.max(initial=-1)) + 1
+    pair, owner = np.unique(group * count + source, return_inverse=True)  # a group's part of a source
+    part_group, part_source = np.divmod(pair, max(1, count))
+    part_size = np.bincount(owner, weights=sizes, minlength=len(pair))
+    starts = np.searchsorted(part_group, np.arange(len(names) + 1))
+    target = (fraction * np.bincount(part_source, weights=part_size, minlength=count)).tolist()
+    left = np.bincount(part_source, minlength=count).tolist()  # groups of each source that are trained on
+    held, chosen = [0.0] * count, np.zeros(len(names), bool)
+
+    def parts_of(number: int) -> list[tuple[int, float]]:
+        places = slice(starts[number], starts[number + 1])
+        return list(zip(part_source[places].tolist(), part_size[places].tolist(), strict=True))
+
+    def hold_out(number: int) -> None:
+        chosen[number] = True
+        for each, size in parts_of(number):
+            held[each] += size
+            left[each] -= 1
+
+    def fits(number: int, but: int = -1) -> bool:
+        return all(left[s] > 1 and (s == but or held[s] + size <= 2 * target[s]) for s, size in parts_of(number))
+
+    for number in np.argsort(mix64(names ^ mix64(np.array([seed], np.uint64) + _SALT)), kind="stable"):
+        if any(held[each] < target[each] for each, _ in parts_of(number)) and fits(number):
+            hold_out(number)
+            if all(map(ge, held, target)):
+                break
+    for each in (each for each in range(count) if not held[each]):
+        own = np.flatnonzero(part_source == each)
+        by_size = part_group[own[np.argsort(part_size[own], kind="stable")]]
+        spare = next((number for number in by_size if fits(number, but=each)), None)
+        if spare is not None:
+            hold_out(spare)
+    return np.asarray(chosen[group])
+
+
+def _apart_where_alone(source: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The groups, with one for each document of a source that is a single group which no other source has."""
+    apart = groups.copy()
+    for each in range(int(source.max(initial=-1)) + 1):
+        members = source == each
+        if len(np.unique(groups[members])) == 1 and not np.isin(groups[~members], groups[members]).any():
+            apart[members] = np.arange(members.sum(), dtype=np.uint64) + np.uint64(each << 40)
+    return apart
 
 
 def compare_shard(task: str, directory: Path, argument: CompareArgument) -> Counts:
@@ -156,12 +157,18 @@ def compare_shard(task: str, directory: Path, argument: CompareArgument) -> Coun
     return Counts()
 
 
+def leaked_by_shard(paths: Iterable[Path], starts: dict[str, int], ends: dict[str, int]) -> dict[str, np.ndarray]:
+    """The numbers that `compare_shard` wrote, gathered and given to the shards that hold these documents."""
+    leaked = np.unique(np.concatenate([np.empty(0, np.int64), *map(np.load, paths)]))
+    return {
+        task: leaked[np.searchsorted(leaked, starts[task]) : np.searchsorted(leaked, ends[task])] for task in starts
+    }
+
+
 def assign_shard(task: str, directory: Path, argument: AssignArgument) -> Counts:
     """Copy one shard with `split` filled in, without the held-out documents that resemble a training document."""
-    every = np.load(argument.drawn)
-    for path in argument.leaked:
-        every[np.load(path)] = _LEAKED
-    own = every[argument.first : argument.stop]
+    own = np.load(argument.drawn, mmap_mode="r")[argument.first : argument.stop].copy()
+    own[argument.leaked - argument.first] = _LEAKED
     sides = iter(own[own != _REMOVED].tolist())
     counts: Counter[tuple[int, str, str]] = Counter()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ class MeasureArgument:
 def settings(config: MeasureConfig) -> list[Any]:
     """All that the columns depend on beside the documents, the reference model and our code, ready for JSON."""
     lexicons = {code: sha256_of(path) for code, path in LEXICONS.items()}
-    return [config.candidate_languages, config.stop_words, lexicons, version("py3langid")]
+    return [config.candidate_languages, config.stop_words, lexicons]
 
 
 def measure_shard(task: str, directory: Path, argument: MeasureArgument) -> Counts:

@@ -7,18 +7,18 @@ import hashlib
 import json
 from collections.abc import Callable
 from concurrent.futures import Executor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from common.files import atomic_write, read_json, sha256_of, write_json
+from data_pipeline.code_identity import code_of
 from data_pipeline.report import card, figures
 from data_pipeline.report.facts import Facts, gather
 from data_pipeline.report.rules import flatten
 from data_pipeline.report.survey import EXAMPLE_CHARACTERS, LENGTH_EDGES
-from data_pipeline.stages import code_of
+from data_pipeline.stages import FINGERPRINT
 
 CARD = "README.md"
 CARD_MARK = "<!-- Written by `python -m data_pipeline`. Remove this line to keep your own edits. -->"
@@ -139,7 +139,7 @@ def _fingerprint(out: Path) -> str:
     manifest = read_json(out / "manifest.json")
     for stage in manifest["stages"]:
         stage.pop("seconds")
-    stages = [read_json(path) for path in sorted((out / "stages").glob("*/fingerprint.json"))]
+    stages = [read_json(path) for path in sorted((out / "stages").glob(f"*/{FINGERPRINT}"))]
     templates = [path.read_text(encoding="utf-8") for path in sorted(_TEMPLATES.iterdir())]
-    made_by = [code_of(__name__), templates, version("matplotlib"), version("jinja2")]
+    made_by = [code_of(__name__), templates]
     return hashlib.sha256(json.dumps([manifest, stages, made_by], sort_keys=True).encode()).hexdigest()
