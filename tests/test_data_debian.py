@@ -9,6 +9,7 @@ import lzma
 import os
 import shutil
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,6 +210,11 @@ def test_long_plain_files_are_read_in_pieces_and_long_pages_are_set_aside(tmp_pa
     assert len({document.id for document in documents}) == len(documents) > 1
     assert {document.whole for document in documents} == {"debian/guide/a.txt"}
     assert [(row["file"], row["reason"]) for row in quarantined] == [("guide/b.html", "too_large")]
+    config = CollectionConfig(max_record_bytes=20_000, max_document_bytes=3000)  # which cuts the pieces once more
+    documents, _, _ = collected(put(tmp_path / "cut", package(data)), tmp_path / "cut", config)
+    assert "".join(document.text for document in documents) == lines
+    assert len({document.id for document in documents}) == len(documents) > 10
+    assert {document.whole for document in documents} == {"debian/guide/a.txt"}
 
 
 def test_plain_text_beside_pages_in_html_is_taken_for_the_same_once_more(tmp_path: Path) -> None:
@@ -228,6 +234,16 @@ def test_only_texts_in_the_wanted_languages_are_read() -> None:
     languages = ("en", "es", "fr")
     assert [name for name in wanted + refused if manuals.is_text(f"usr/share/{name}", languages)] == wanted
     assert manuals.is_text("usr/share/html/de/index.html")
+
+
+@pytest.mark.parametrize("unit", [r"\f[", r"\m[", r"\s[", r"\s'", r"\h'", r"\[", r"\*["])
+def test_escapes_without_an_end_take_time_in_proportion(unit: str) -> None:
+    def seconds(size: int) -> float:
+        started = time.process_time()
+        manual_text(f".TH A 1\n{unit * (size // len(unit))}\n")
+        return time.process_time() - started
+
+    assert seconds(200_000) < 8 * seconds(100_000)  # twice as a rule, and four times
 
 
 def test_a_manual_page_in_html_keeps_headings_terms_tables_and_listings() -> None:
