@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -15,7 +15,7 @@ from test_data_warc import pages, write
 from test_data_wiki_dump import articles, dump
 
 from common.errors import UserError
-from data_pipeline.collect import plan
+from data_pipeline.collect import collect_part, plan
 from data_pipeline.config import CollectionConfig
 from data_pipeline.sources import python_code
 from data_pipeline.sources.config import PythonCode, Source, TextFiles, WarcFiles, WikipediaDump
@@ -28,8 +28,8 @@ class Unsteady(MemoryFileSystem):  # type: ignore[misc]
 
     protocol = "unsteady"
     cachable = False
-    store: dict[str, Any] = {}
-    pseudo_dirs = [""]
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
     good_bytes: int | None = None
     failure: Exception = FAILURES[0]
 
@@ -126,11 +126,9 @@ def test_a_remote_file_that_vanishes_ends_the_run(tmp_path: Path, unsteady: type
     source = TextFiles(patterns=("unsteady://a/b.txt",))
     (part,) = plan([source], CollectionConfig(), tmp_path)
     unsteady().rm("/a/b.txt")
-    from data_pipeline import collect
-
     (tmp_path / "dropped").mkdir()
     with pytest.raises(UserError, match="cannot read unsteady://"):
-        collect.collect_part("a", tmp_path, part)
+        collect_part("a", tmp_path, part)
 
 
 def test_a_remote_file_system_that_cannot_be_asked_is_named(
