@@ -284,11 +284,9 @@ def test_distributions_without_a_fit_licence_are_set_aside(tmp_path: Path, monke
 
 
 def test_sources_of_the_same_files_give_documents_of_their_own(tmp_path: Path) -> None:
-    ids = [
-        {document.id for document in collected(PythonCode(name=name, max_bytes=50_000, packages=("pytest",)), tmp_path / name)[0]}
-        for name in ("one", "two")
-    ]
-    assert ids[0] and not ids[0] & ids[1]
+    sources = [PythonCode(name=name, max_bytes=50_000, packages=("pytest",)) for name in ("one", "two")]
+    one, two = ({document.id for document in collected(each, tmp_path / each.name)[0]} for each in sources)
+    assert one and two and not one & two
 
 
 @pytest.mark.parametrize(
