@@ -15,7 +15,11 @@ class CollectionConfig:
     """How raw text is cut into documents and intermediate shards."""
 
     shard_bytes: int = 32_000_000
-    """Text in one intermediate shard, in bytes; the unit of work and of resuming."""
+    """Text in one intermediate shard and, where files are smaller, in one task, in bytes.
+
+    A task is the unit of work and of resuming. No input file is divided: a larger one is a task of its own, which after
+    an interruption begins anew.
+    """
     max_document_bytes: int = 32_768
     """Longer prose is cut at blank lines near this size, in bytes; longer code stays whole."""
     max_record_bytes: int = 4_000_000

@@ -209,6 +209,10 @@ def test_long_plain_files_are_read_in_pieces_and_long_pages_are_set_aside(tmp_pa
     assert len({document.id for document in documents}) == len(documents) > 1
     assert {document.whole for document in documents} == {"debian/guide/a.txt"}
     assert [(row["file"], row["reason"]) for row in quarantined] == [("guide/b.html", "too_large")]
+    config = CollectionConfig(max_record_bytes=20_000, max_document_bytes=3000)  # which cuts the pieces once more
+    documents, _, _ = collected(put(tmp_path / "cut", package(data)), tmp_path / "cut", config)
+    assert "".join(document.text for document in documents) == lines
+    assert len({document.id for document in documents}) == len(documents) > 10
 
 
 def test_plain_text_beside_pages_in_html_is_taken_for_the_same_once_more(tmp_path: Path) -> None:

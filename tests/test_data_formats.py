@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
+import csv
 import gzip
+import io
 import json
 import lzma
 import os
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow
@@ -22,6 +27,7 @@ from data_pipeline.collect import plan
 from data_pipeline.config import CollectionConfig
 from data_pipeline.sources import opening, text_files
 from data_pipeline.sources.config import TextFiles
+from data_pipeline.sources.members import members
 
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
@@ -75,6 +81,48 @@ def test_an_archive_that_expands_without_end_is_left(tmp_path: Path, monkeypatch
     assert len(documents) == 2 and [row["reason"] for row in quarantined] == ["expands_too_much"]
 
 
+def zstandard_bomb() -> bytes:
+    zeros = zstandard.ZstdCompressor().compressobj()
+    return b"".join(zeros.compress(bytes(1_000_000)) for _ in range(100)) + zeros.flush()
+
+
+def read_all(file: io.RawIOBase | io.BufferedReader) -> int:
+    return sum(len(data) for data in iter(lambda: file.read(8192) or b"", b""))
+
+
+@pytest.mark.parametrize("opened", [opening.decompressed, lambda file: next(iter(members(file) or ()))])
+def test_little_of_a_zstandard_bomb_is_ever_in_memory(opened: Callable[[io.BytesIO], Any]) -> None:
+    bomb = zstandard_bomb()
+    assert len(bomb) < 10_000
+    tracemalloc.start()
+    try:
+        file = opened(io.BytesIO(bomb))
+        with contextlib.suppress(opening.ArchiveError):
+            assert read_all(file) < 30_000_000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 30_000_000
+
+
+def test_a_text_may_begin_like_the_name_of_a_compression(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("BZhang is a surname.")
+    (tmp_path / "b.txt").write_bytes(bz2.compress(b""))
+    documents, quarantined, _ = collected(files(tmp_path / "*.txt"), tmp_path)
+    assert [document.text for document in documents] == ["BZhang is a surname."]
+    assert [row["reason"] for row in quarantined] == ["empty"]
+
+
+def test_a_file_that_is_called_like_a_pattern_is_found(tmp_path: Path) -> None:
+    (tmp_path / "report[1].txt").write_text(GOOD)
+    (tmp_path / "report1.txt").write_text("another")
+    documents, _, _ = collected(files(tmp_path / "report[1].txt"), tmp_path)
+    assert [document.text for document in documents] == [GOOD]
+    fsspec.filesystem("memory").pipe("/odd/report[1].txt", GOOD.encode())
+    documents, _, _ = collected(TextFiles(patterns=("memory://odd/report[1].txt",)), tmp_path / "remote")
+    assert [document.text for document in documents] == [GOOD]
+
+
 def test_csv(tmp_path: Path) -> None:
     rows = [
         b"\xef\xbb\xbfid,text",
@@ -94,10 +142,84 @@ def test_csv(tmp_path: Path) -> None:
     texts = [document.text.replace("\r", "") for document in documents]
     assert texts == [f"{GOOD}, with a comma", f"{GOOD}\nover two lines", f"{GOOD} 6", GOOD]
     assert reasons(quarantined) == [
-        *(("line 3", "no_text"), ("line 6, byte 5", "invalid_utf8"), ("line 7", "line_too_long")),
+        *(("line 3", "no_text"), ("line 6", "invalid_utf8"), ("line 7", "line_too_long")),
         ("line 8", "invalid_row"),
         *(("line 9", "no_text"), ("line 10", "no_text")),
     ]
+
+
+def test_a_quotation_mark_within_a_field_of_csv_is_text(tmp_path: Path) -> None:
+    rows = ['a 5" disk', "second", "third", 'a 3" disk', "fifth"]
+    (tmp_path / "a.csv").write_text("\n".join(["text", *rows]))
+    documents, quarantined, _ = collected(files(tmp_path / "a.csv"), tmp_path)
+    assert [document.text for document in documents] == rows and not quarantined
+
+
+def test_a_row_of_csv_that_cannot_be_read_costs_only_itself(tmp_path: Path) -> None:
+    rows = ["id,text", "1,stray\rreturn", "2,first", '3,"never closed', '4,"second"', '5,"closed" too early', "6,third"]
+    (tmp_path / "a.csv").write_bytes("\n".join(rows).encode())
+    (tmp_path / "b.csv").write_bytes(b"text\rone\rtwo\r")
+    documents, quarantined, _ = collected(files(tmp_path / "*.csv"), tmp_path)
+    assert [document.text for document in documents] == ["first", "second", "third"]
+    assert reasons(quarantined) == [(f"line {number}", "invalid_row") for number in (2, 4, 6, 1)]
+
+
+def test_bytes_that_are_not_utf8_cost_only_the_row_whose_text_they_stand_in(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'name,text\ncaf\xe9,first\n2,"second\ncaf\xe9, with a comma\n"\n3,third\n')
+    documents, quarantined, _ = collected(files(tmp_path / "a.csv"), tmp_path)
+    assert [document.text for document in documents] == ["first", "third"]
+    assert reasons(quarantined) == [("line 3", "invalid_utf8")]
+
+
+def test_rows_that_are_never_closed_take_time_in_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line of this file leaves a quotation mark open, wherever one begins to read."""
+    given = [0]
+    real = csv.reader
+
+    def counting(lines: Iterable[str], **options: Any) -> Any:
+        def counted() -> Iterator[str]:
+            for line in lines:
+                given[0] += 1
+                yield line
+
+        return real(counted(), **options)
+
+    monkeypatch.setattr(csv, "reader", counting)
+    (tmp_path / "a.csv").write_text("text\n" + 'x","y""\n' * 5000)
+    _, quarantined, _ = collected(files(tmp_path / "a.csv"), tmp_path, CollectionConfig(max_record_bytes=2000))
+    assert [row["reason"] for row in quarantined] == ["invalid_row"] * 5000
+    assert given[0] < 5 * 5000
+
+
+def test_lines_on_both_sides_of_a_bad_one_are_no_one_document(tmp_path: Path) -> None:
+    text = "Le café est ouvert\nTout le monde entre\nL'été arrive\nBonjour"
+    (tmp_path / "a.txt").write_text(text, encoding="latin-1")
+    documents, quarantined, _ = collected(files(tmp_path / "a.txt"), tmp_path)
+    assert [document.text for document in documents] == ["Tout le monde entre\n", "Bonjour"]
+    assert [row["reason"] for row in quarantined] == ["invalid_utf8"] * 2
+
+
+def test_utf16_is_read_in_every_format(tmp_path: Path) -> None:
+    contents = {"a.csv": f"id,text\n1,{GOOD} \U0001f600\n", "b.jsonl": json.dumps({"text": GOOD}), "c.txt": GOOD}
+    contents |= {"d.md": GOOD, "e.py": GOOD}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content.encode("utf-16"))
+    (tmp_path / "f.txt.gz").write_bytes(gzip.compress(b"\xfe\xff" + (GOOD * 5000).encode("utf-16-be")))
+    documents, quarantined, _ = collected(files(tmp_path / "*.*"), tmp_path)
+    assert [document.text for document in documents[:5]] == [f"{GOOD} \U0001f600", *[GOOD] * 4]
+    assert "".join(document.text for document in documents[5:]) == GOOD * 5000 and not quarantined
+    (tmp_path / "torn.txt").write_bytes(f"{GOOD}\nend".encode("utf-16")[:-1])
+    documents, quarantined, _ = collected(files(tmp_path / "torn.txt"), tmp_path / "torn")
+    assert [document.text for document in documents] == [f"{GOOD}\n"]
+    assert [row["reason"] for row in quarantined] == ["invalid_utf8"]
+
+
+def test_a_file_that_gives_nothing_is_counted_as_empty(tmp_path: Path) -> None:
+    for name, content in {"a.txt": " \n\n", "b.jsonl": "\n\n", "c.csv": "id,text\n", "d.py": "", "e.md": ""}.items():
+        (tmp_path / name).write_text(content)
+    documents, quarantined, counts = collected(files(tmp_path / "*.*"), tmp_path)
+    assert not documents and counts.dropped == {"empty": 5}
+    assert [Path(row["file"]).name for row in quarantined] == ["a.txt", "b.jsonl", "c.csv", "d.py", "e.md"]
 
 
 def test_a_table_without_the_column_is_set_aside(tmp_path: Path) -> None:
@@ -122,7 +244,23 @@ def test_parquet(tmp_path: Path) -> None:
         pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet", row_group_size=3)
     documents, quarantined, _ = collected(files(tmp_path / "*.parquet"), tmp_path)
     assert [document.text for document in documents] == [GOOD, f"{GOOD} é"] * 3
-    assert sorted(row["reason"] for row in quarantined) == ["empty"] * 3 + ["no_text"] * 7
+    assert sorted(row["reason"] for row in quarantined) == ["empty"] * 4 + ["no_text"] * 7
+
+
+def test_a_large_column_of_parquet_is_read_a_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [os.urandom(1000).hex() for _ in range(4000)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet", compression="none")
+    largest = [0]
+
+    class Counting(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            data = super().read(-1 if size is None else size)
+            largest[0] = max(largest[0], len(data))
+            return data
+
+    monkeypatch.setattr(text_files, "open_raw", Counting)
+    documents, _, _ = collected(files(tmp_path / "a.parquet"), tmp_path)
+    assert [document.text for document in documents] == texts and largest[0] < 4_000_000
 
 
 def test_damaged_parquet_costs_only_what_is_damaged(tmp_path: Path) -> None:

@@ -191,6 +191,13 @@ def test_end_sections_are_dropped_with_what_is_below_them(title: str) -> None:
         ("{{ desambiguación |x}}", False, True),
         ("{{Begriffsklärung}}", False, True),
         ("__DISAMBIG__", False, True),
+        ("{{{dab}}", False, True),
+        ("{{\n hndis\n|name=x}}", False, True),
+        ("{{Place name, disambiguation page }}", False, True),
+        ("{{a {{dab}}", False, True),
+        ("{{dab {{x}}", False, False),
+        ("#REDIRECT : [[Dog]]", True, False),
+        ("#REDIRECT :: [[Dog]]", False, False),
         ("A [[b]]{{disambiguation needed|date=x}} and {{Voir homonymes}} {{otros usos}}", False, False),
     ],
 )
@@ -217,6 +224,20 @@ def test_broken_markup_takes_time_in_proportion(wikitext: str) -> None:
     text = plain_text(f"Before.\n\n{wikitext}\n\n== Next ==\nAfter.", SITE)
     assert time.process_time() - started < 8  # seconds; a tenth of it as a rule, and minutes where it is quadratic
     assert text.startswith("Before.") and text.endswith("After.")
+
+
+@pytest.mark.parametrize("start", ["{{", "{{homonymie", "{{a disambiguation", "#a", "#a :"])
+@pytest.mark.parametrize("unit", [" ", "a ", "{{ "])
+def test_pages_that_are_no_articles_are_known_in_proportional_time(start: str, unit: str) -> None:
+    def seconds(size: int) -> float:
+        wikitext = start + unit * (size // len(unit))
+        started = time.process_time()
+        for _ in range(3):
+            assert not is_redirect(wikitext) and not is_disambiguation(wikitext)
+        return time.process_time() - started
+
+    seconds(1000)
+    assert seconds(16_000) < 8 * seconds(4000) + 0.01  # four times as a rule, and sixteen times where it is quadratic
 
 
 MARKUP = (

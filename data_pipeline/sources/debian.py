@@ -246,7 +246,7 @@ class _Reader:
             return self.set_aside(name, "whole file", "invalid_format")
         origin = f"{self.package.name}/{name}"
         return Document(
-            id=f"{self.source.name}/{origin}" + (f"{PART_MARK}{piece}" if piece > 1 else ""),
+            id=f"{self.source.name}/{origin}" + (f"{PART_MARK}piece{piece}" if piece > 1 else ""),
             source=self.number,
             kind="code" if manuals.is_code(name) else "prose",
             origin=origin,

@@ -7,6 +7,8 @@ matches instead of the longest, and passes over a Crawl-delay of half a second.
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -27,6 +29,7 @@ AGENT = "mini-gpt-data"  # the name that rules in robots.txt address
 _MOST_REDIRECTS = 5
 _ATTEMPTS = 4
 _BUSY = frozenset((429, 500, 502, 503, 504))
+_PASSING = frozenset((408, 425, 429))  # beside every error of the server's own
 _BACKOFF = 1.0  # seconds after a first busy answer, and twice as many after each further one
 _MOST_PAUSE = 120.0  # seconds, for the server's Retry-After
 _MOST_DELAY = 60.0  # seconds, for the host's Crawl-delay
@@ -69,11 +72,11 @@ class Fetcher:
     """Fetches pages from any number of threads. A host gets one request at a time, whichever thread makes it."""
 
     def __init__(self, source: WebPages) -> None:
-        import urllib3
+        from data_pipeline.sources.connections import pool_manager
 
         agent = f"{AGENT}/1.0 (+{source.contact})" if source.contact else f"{AGENT}/1.0"
         self._headers = {"User-Agent": agent, "Accept-Encoding": "gzip, deflate", "Accept": "text/html, text/plain"}
-        self._pools = urllib3.PoolManager(num_pools=32)
+        self._pools = pool_manager(32)
         self._source = source
         self._hosts: dict[str, _Host] = {}
         self._lock = threading.Lock()
@@ -91,7 +94,7 @@ class Fetcher:
         """
         answer = self._follow(url, page=True)
         if answer.status != 200:
-            lasting = answer.status not in {*_BUSY, 408}
+            lasting = answer.status < 500 and answer.status not in _PASSING
             raise FetchError(f"http_{answer.status}", lasting)
         return answer
 
@@ -110,6 +113,9 @@ class Fetcher:
                 url = urljoin(url, location)
             except ValueError as error:
                 raise FetchError("invalid_url", lasting=True) from error
+            target = _checked(url).hostname
+            if target != parts.hostname and is_public(parts.hostname) and not is_public(target):
+                raise FetchError("private_address", lasting=True)
         raise FetchError("too_many_redirects", lasting=True)
 
     def _host(self, parts: SplitResult) -> _Host:
@@ -196,6 +202,15 @@ class Fetcher:
         finally:
             if response is not None:
                 response.close()
+
+
+def is_public(host: str | None) -> bool:
+    """Whether all addresses of a host are global ones, and none is of this machine or a network around it."""
+    try:
+        found = {ipaddress.ip_address(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except (OSError, ValueError):  # it has none
+        return False
+    return all((getattr(address, "ipv4_mapped", None) or address).is_global for address in found)
 
 
 def _checked(url: str) -> SplitResult:

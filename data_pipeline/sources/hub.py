@@ -8,7 +8,7 @@ from typing import Any
 
 from common.errors import UserError
 from data_pipeline.config import CollectionConfig
-from data_pipeline.documents import Document, Quarantined
+from data_pipeline.documents import Document, Quarantined, Skipped
 from data_pipeline.sources.config import HubDataset
 
 
@@ -26,14 +26,12 @@ def plan(source: HubDataset, config: CollectionConfig, downloads: Path) -> list[
 
 def read(
     source: HubDataset, number: int, items: tuple[Any, ...], config: CollectionConfig
-) -> Iterator[Document | Quarantined]:
+) -> Iterator[Document | Quarantined | Skipped]:
     """Documents until `max_bytes` of text were taken, in the order of the dataset."""
     taken = 0
     try:
         for position, row in enumerate(_rows(source)):
             record = _record(source, number, position, row)
-            if record is None:
-                continue
             yield record
             if isinstance(record, Document):
                 taken += len(record.text.encode("utf-8", "replace"))
@@ -48,8 +46,8 @@ def read(
         ) from error
 
 
-def _record(source: HubDataset, number: int, position: int, row: dict[str, Any]) -> Document | Quarantined | None:
-    """The row as a document; None where its licence is not an accepted one."""
+def _record(source: HubDataset, number: int, position: int, row: dict[str, Any]) -> Document | Quarantined | Skipped:
+    """The row as a document; counted and not listed where its licence is not an accepted one."""
     if source.text_column not in row:
         raise UserError(
             f"source {source.name!r}: {source.path} has no column {source.text_column!r}; it has {', '.join(row)}"
@@ -59,7 +57,7 @@ def _record(source: HubDataset, number: int, position: int, row: dict[str, Any])
         return Quarantined(number, source.path, where, "no_text")
     licence = str(row.get(source.licence_column) or "unknown") if source.licence_column else source.licence
     if source.licence_column and source.accepted_licences and licence not in source.accepted_licences:
-        return None
+        return Skipped("refused_licence")
     title = row.get(source.title_column) if source.title_column else None
     origin = row.get(source.origin_column) if source.origin_column else None
     return Document(

@@ -21,6 +21,13 @@ _SPDX = re.compile(
 _FILE_NAME = re.compile(r"(?:^|[-_.])(?:un)?(?:licen[cs]e|copying)(?:[-_.]|$)", re.IGNORECASE)
 
 
+# Names that metadata spell out; those of Mozilla and Eclipse have no "general" and no "GNU" in them.
+_SPELLED = re.compile(
+    r"\b(?:(?P<affero>affero)|(?P<lesser>lesser|library)|general|gnu)(?:\s+general)?\s+public\s+licen[cs]e",
+    re.IGNORECASE,
+)
+
+
 class Fields(Protocol):
     """The header of a distribution's metadata, as `importlib.metadata` and `email` give it."""
 
@@ -139,10 +146,18 @@ def declared(fields: Fields) -> str:
 
 
 def refusal(licence: str, refused: Iterable[str]) -> str | None:
-    """Why text under `licence` is not taken: it contains one of the words `refused`, whatever their case; else None."""
-    if not any(word.lower() in licence.lower() for word in refused):
+    """Why text under `licence` is not taken: it contains one of the words `refused`, whatever their case; else None.
+
+    A GNU licence whose name is spelled out contains its abbreviation.
+    """
+    names = f"{licence}\n{_SPELLED.sub(_abbreviation, licence)}".lower()
+    if not any(word.lower() in names for word in refused):
         return None
     return "unknown_licence" if licence == UNKNOWN else "refused_licence"
+
+
+def _abbreviation(match: re.Match[str]) -> str:
+    return "AGPL" if match["affero"] else "LGPL" if match["lesser"] else "GPL"
 
 
 def _field(fields: Fields, name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from data_pipeline.sources import opening
-from data_pipeline.sources.opening import COMPRESSED_BYTES, MOST_EXPANSION, ArchiveError, require
+from data_pipeline.sources.opening import COMPRESSED_BYTES, MOST_EXPANSION, ZSTANDARD_BYTES, ArchiveError, require
 
 _GZIP = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")
 _ZSTANDARD = re.compile(rb"\x28\xb5\x2f\xfd")
@@ -21,11 +21,11 @@ _LONGEST_MAGIC = 4
 class Member(io.RawIOBase):
     """What one member holds. A damaged one ends early, and `damage` says why."""
 
-    def __init__(self, file: IO[bytes], start: int, decompressor: Any) -> None:
+    def __init__(self, file: IO[bytes], start: int, decompressor: Any, at_once: int) -> None:
         self.start = start  # in the compressed file, in bytes
         self.end: int | None = None  # once a whole member has been read to its end
         self.damage = ""
-        self._file, self._decompressor = file, decompressor
+        self._file, self._decompressor, self._at_once = file, decompressor, at_once
         self._taken = self._given = 0
         self._ready = memoryview(b"")
         file.seek(start)
@@ -42,7 +42,7 @@ class Member(io.RawIOBase):
         return size
 
     def _advance(self) -> None:
-        data = self._file.read(COMPRESSED_BYTES)
+        data = self._file.read(self._at_once)
         if not data:
             self.damage = "truncated_archive"
             return
@@ -70,7 +70,7 @@ def members(file: IO[bytes]) -> Iterator[Member] | None:
     """
     magic = file.read(_LONGEST_MAGIC)
     if _GZIP.match(magic):
-        return _each(file, 0, _GZIP, lambda: zlib.decompressobj(31))
+        return _each(file, 0, _GZIP, lambda: zlib.decompressobj(31), COMPRESSED_BYTES)
     if not _ZSTANDARD.match(magic) and magic != _DICTIONARY:
         return None
     require("zstandard", "a .zst file")
@@ -89,13 +89,16 @@ def members(file: IO[bytes]) -> Iterator[Member] | None:
             start, dictionary = 8 + size, zstandard.ZstdCompressionDict(content)
         except zstandard.ZstdError as error:
             raise ArchiveError("damaged_archive") from error
-    return _each(file, start, _ZSTANDARD, zstandard.ZstdDecompressor(dict_data=dictionary).decompressobj)
+    new = zstandard.ZstdDecompressor(dict_data=dictionary).decompressobj
+    return _each(file, start, _ZSTANDARD, new, ZSTANDARD_BYTES)
 
 
-def _each(file: IO[bytes], start: int, magic: re.Pattern[bytes], new: Callable[[], Any]) -> Iterator[Member]:
+def _each(
+    file: IO[bytes], start: int, magic: re.Pattern[bytes], new: Callable[[], Any], at_once: int
+) -> Iterator[Member]:
     place: int | None = start
     while place is not None and _has_more(file, place):
-        member = Member(file, place, new())
+        member = Member(file, place, new(), at_once)
         yield member
         place = member.end if member.end is not None else _find(file, magic, place + 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sysconfig
 from collections import Counter
@@ -65,7 +66,7 @@ def plan(source: PythonCode, config: CollectionConfig, downloads: Path) -> list[
         raise UserError(f"source {source.name!r}: no Python files within its limits; raise max_bytes")
     parts: list[tuple[tuple[Any, ...], str]] = []
     for group in in_parts(chosen, config.shard_bytes):
-        state = [(item.relative, item.version, size) for item, size in group]
+        state = [(item.relative, item.version, size, os.access(item.path, os.R_OK)) for item, size in group]
         parts.append((tuple(item for item, _ in group), repr(state)))
     first, identity = parts[0]
     parts[0] = ((*refused, *first), identity + repr(refused))
@@ -89,7 +90,7 @@ def read(
             yield Quarantined(number, item.relative, "whole file", "unreadable_file")
             continue
         yield Document(
-            id=f"{item.package}/{item.relative}",
+            id=f"{source.name}/{item.package}/{item.relative}",
             source=number,
             kind="code",
             origin=item.relative,

@@ -18,8 +18,10 @@ _CHARACTERS = {
     **{"em": "—", "en": "–", "hy": "-", "bu": "•", "co": "©", "rg": "®", "tm": "™", "ti": "~", "ha": "^", "mu": "×"},
     **{"+-": "±", "<=": "≤", ">=": "≥", "!=": "≠", "->": "→", "<-": "←", "de": "°", "mc": "µ", "sc": "§", "at": "@"},
 }
-_UNSEEN = re.compile(r"\\f(?:\(..|\[[^]]*\]|.)|\\s(?:[+-]?\d|\[[^]]*\]|'[^']*')|\\[mF]\[[^]]*\]|\\[hvwZbX]'[^']*'")
-_ESCAPE = re.compile(r"\\(?:\((..)|\[([^]]*)\]|\*(?:\(..|\[[^]]*\]|.)|(.)|$)")
+# Bounded, because what never ends would be looked for from each of its beginnings.
+_NAME, _QUOTED = r"\[[^]]{0,200}\]", r"'[^']{0,500}'"
+_UNSEEN = re.compile(rf"\\f(?:\(..|{_NAME}|.)|\\s(?:[+-]?\d|{_NAME}|{_QUOTED})|\\[mF]{_NAME}|\\[hvwZbX]{_QUOTED}")
+_ESCAPE = re.compile(rf"\\(?:\((..)|\[([^]]{{0,200}})\]|\*(?:\(..|{_NAME}|.)|(.)|$)")
 _WORD = re.compile(r'"((?:[^"]|"")*)"?|((?:\\.|[^\s"\\])(?:\\.|[^\s\\])*)')
 _COMMENT = re.compile(r'\\["#].*')
 

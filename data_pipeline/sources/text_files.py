@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document, Quarantined
@@ -22,13 +24,17 @@ from data_pipeline.sources.opening import (
     plain_suffix,
     require,
     shown,
+    utf8,
 )
 from data_pipeline.sources.source_tree import CODE
 
 _HTML = frozenset((".html", ".htm", ".xhtml"))
 _TABLES = {".csv": ",", ".tsv": "\t"}
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_ROWS_AT_ONCE = 256  # of a Parquet file, which bounds memory
+_ROWS_AT_ONCE = 256  # of a Parquet file, which bounds memory, as does what is read of it at once
+_PARQUET_BYTES = 1 << 20
+T = TypeVar("T")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what stands for a byte in the error handler "surrogateescape"
+_MOST_READ_AGAIN = 4  # of `max_record_bytes`, and of the file so far: for rows of CSV that are never closed
 
 
 def plan(source: TextFiles, config: CollectionConfig, downloads: Path) -> list[tuple[tuple[Any, ...], str]]:
@@ -68,6 +74,11 @@ def read(
             yield reader.set_aside(error.strerror or str(error), "unreadable_file")
 
 
+def _popped(items: deque[T]) -> Iterator[T]:
+    while items:
+        yield items.popleft()
+
+
 def _check_packages(name: str) -> None:
     needed = {".parquet": "pyarrow", **dict.fromkeys(_HTML, "trafilatura")}.get(plain_suffix(name))
     if needed:
@@ -85,13 +96,22 @@ class _Reader:
         self.position = ""  # of what was read last
 
     def read(self) -> Iterator[Document | Quarantined]:
+        """At least one record, so that no file goes uncounted."""
+        record = None
+        for record in self._records():
+            yield record
+        if record is None:
+            yield self.set_aside("whole file", "empty")
+
+    def _records(self) -> Iterator[Document | Quarantined]:
         if self.suffix == ".parquet":
             yield from self._parquet()
             return
-        with open_plain(self.name) as file:
+        with open_plain(self.name) as opened:
+            file = utf8(opened)
             if not file.peek(1):
-                yield self.set_aside("whole file", "empty")
-            elif self.suffix in {".jsonl", ".ndjson"}:
+                return
+            if self.suffix in {".jsonl", ".ndjson"}:
                 yield from self._json_lines(file)
             elif self.suffix in _TABLES:
                 yield from self._table(file, _TABLES[self.suffix])
@@ -99,8 +119,6 @@ class _Reader:
                 yield self._html(file)
             elif self.code:
                 yield self._whole(file)
-            elif file.peek(2)[:2] in _UTF16:
-                yield self._whole(file, "utf-16")
             else:
                 yield from self._plain_text(file)
 
@@ -125,44 +143,59 @@ class _Reader:
         """The rows of a CSV file, of which the first names the columns."""
         csv.field_size_limit(2 * self.config.max_record_bytes)
         column: int | None = None
-        for position, lines in self._csv_rows(file):
-            if isinstance(lines, Quarantined):
-                yield lines
+        for position, row in self._csv_rows(file, delimiter):
+            if isinstance(row, Quarantined):
+                yield row
                 continue
             self.position = position
-            row = next(csv.reader(lines, delimiter=delimiter), [])
             if column is None and self.source.text_field not in row:
                 yield self.set_aside("whole file", "no_text_field")
                 return
             if column is None:
                 column = row.index(self.source.text_field)
             elif row:
-                yield self._field(row[column] if column < len(row) else None, position)
+                record = self._field(row[column] if column < len(row) else None, position)
+                damaged = isinstance(record, Document) and _NOT_UTF8.search(record.text)
+                yield self.set_aside(position, "invalid_utf8") if damaged else record
 
-    def _csv_rows(self, file: IO[bytes]) -> Iterator[tuple[str, list[str] | Quarantined]]:
-        """The lines of each row, which goes on while a quotation mark is open; one never closed costs only its line."""
-        lines = self._lines(file)
+    def _csv_rows(self, file: IO[bytes], delimiter: str) -> Iterator[tuple[str, list[str] | Quarantined]]:
+        """Rows with the positions of their first lines. One that cannot be read costs only its first line.
+
+        The lines that a quotation mark which is never closed had joined to it are read again, as rows of their own.
+        Once too many were, no row may go on in another line: the work stays in proportion to the file.
+        """
+        lines = self._lines(file, "surrogateescape")
         again: deque[tuple[str, str | Quarantined]] = deque()
-        row: list[tuple[str, str]] = []
-        size, is_open = 0, False
+        credit = _MOST_READ_AGAIN * self.config.max_record_bytes  # characters that may still be read again
         while True:
-            position, line = again.popleft() if again else next(lines, ("", None))
+            taken: list[tuple[str, str | Quarantined]] = []
+            given = self._row_lines(chain(_popped(again), lines), taken, joined=credit > 0)
+            try:
+                # Strict, because what follows on a closed quotation mark may be another row, joined to this one.
+                row = next(csv.reader(given, delimiter=delimiter, strict=True), [])
+            except csv.Error:
+                again.extendleft(reversed(taken[1:]))
+                credit -= sum(len(text) for _, text in taken[1:] if isinstance(text, str))
+                yield taken[0][0], self.set_aside(taken[0][0], "invalid_row")
+                continue
+            if not taken:
+                return
+            position, line = taken[0]
+            yield position, line if isinstance(line, Quarantined) else row
+            credit += len(line) if isinstance(line, str) else 0
+
+    def _row_lines(
+        self, lines: Iterator[tuple[str, str | Quarantined]], taken: list[tuple[str, str | Quarantined]], joined: bool
+    ) -> Iterator[str]:
+        """Lines for one row, as many as are asked for and a record may have; all of them are noted in `taken`."""
+        size = 0
+        for position, line in lines:
+            taken.append((position, line))
             if isinstance(line, Quarantined):
-                yield position, line
-                continue
-            if line is not None:
-                row.append((position, line))
-                size += len(line)
-                is_open ^= bool(line.count('"') % 2)
-            if row and is_open and (line is None or size > self.config.max_record_bytes):
-                yield row[0][0], self.set_aside(row[0][0], "invalid_row")
-                again.extendleft(reversed(row[1:]))
-            elif row and not is_open:
-                yield row[0][0], [text for _, text in row]
-            elif line is not None:
-                continue
-            row, size, is_open = [], 0, False
-            if line is None and not again:
+                return
+            yield line
+            size += len(line)
+            if not joined or size > self.config.max_record_bytes:
                 return
 
     def _parquet(self) -> Iterator[Document | Quarantined]:
@@ -172,7 +205,7 @@ class _Reader:
         field = self.source.text_field
         with open_raw(self.name) as raw:
             try:
-                file = pyarrow.parquet.ParquetFile(raw)
+                file = pyarrow.parquet.ParquetFile(raw, buffer_size=_PARQUET_BYTES, pre_buffer=False)
                 columns = file.schema_arrow.names
             except (pyarrow.ArrowException, OSError):
                 yield self.set_aside("whole file", "damaged_parquet")
@@ -191,22 +224,25 @@ class _Reader:
                     yield self.set_aside(f"row group {group}, after row {row}", "damaged_parquet")
 
     def _plain_text(self, file: IO[bytes]) -> Iterator[Document | Quarantined]:
-        """Documents of about `max_document_bytes`, cut at blank lines; a file below that is one document."""
+        """Documents of about `max_document_bytes`, cut at blank lines; a file below that is one document.
+
+        A line that cannot be read ends a document: no text says what stands on both sides of it in one breath.
+        """
+        limit = self.config.max_document_bytes
         lines: list[str] = []
         size, first = 0, ""
-        for position, line in self._lines(file):
+        for position, line in chain(self._lines(file), [("", None)]):
+            if isinstance(line, str):
+                first = first or position
+                lines.append(line)
+                size += len(line)
+                if size < limit and (size < limit * 3 // 4 or line.strip()):
+                    continue
+            if any(map(str.strip, lines)):
+                yield self._document("".join(lines), f"part {first}")
+            lines, size, first = [], 0, ""
             if isinstance(line, Quarantined):
                 yield line
-                continue
-            first = first or position
-            lines.append(line)
-            size += len(line)
-            limit = self.config.max_document_bytes
-            if size >= limit or (size >= limit * 3 // 4 and not line.strip()):
-                yield self._document("".join(lines), f"part {first}")
-                lines, size, first = [], 0, ""
-        if lines and "".join(lines).strip():
-            yield self._document("".join(lines), f"part {first}")
 
     def _html(self, file: IO[bytes]) -> Document | Quarantined:
         content = file.read(self.config.max_record_bytes + 1)
@@ -218,12 +254,12 @@ class _Reader:
             return self.set_aside("whole file", error.reason)
         return self._document(text, "") if text else self.set_aside("whole file", "no_text")
 
-    def _whole(self, file: IO[bytes], encoding: str = "utf-8-sig") -> Document | Quarantined:
+    def _whole(self, file: IO[bytes]) -> Document | Quarantined:
         content = file.read(self.config.max_record_bytes + 1)
         if len(content) > self.config.max_record_bytes:
             return self.set_aside("whole file", "too_large")
         try:
-            return self._document(content.decode(encoding), "")
+            return self._document(content.decode("utf-8-sig"), "")
         except UnicodeDecodeError as error:
             return self.set_aside(f"byte {error.start}", "invalid_encoding")
 
@@ -241,8 +277,8 @@ class _Reader:
                 content = file.readline(limit)
             yield self.position, None
 
-    def _lines(self, file: IO[bytes]) -> Iterator[tuple[str, str | Quarantined]]:
-        """Decoded lines with their positions."""
+    def _lines(self, file: IO[bytes], errors: str = "strict") -> Iterator[tuple[str, str | Quarantined]]:
+        """Decoded lines with their positions. `errors` is the error handler of the codec."""
         for number, (position, content) in enumerate(self._raw_lines(file)):
             if content is None:
                 yield position, self.set_aside(position, "line_too_long")
@@ -251,7 +287,7 @@ class _Reader:
                 yield position, self.set_aside(position, "nul_byte")
                 continue
             try:
-                yield position, content.decode("utf-8-sig" if number == 0 else "utf-8")
+                yield position, content.decode("utf-8-sig" if number == 0 else "utf-8", errors)
             except UnicodeDecodeError as error:
                 yield position, self.set_aside(f"{position}, byte {error.start}", "invalid_utf8")
 

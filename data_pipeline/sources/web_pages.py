@@ -147,7 +147,7 @@ def _check_network(source: WebPages, pages: Iterable[_Page], reasons: dict[str, 
     if any(page.record and not page.record["reason"] for page in pages):
         return
     if set(reasons.values()) - _NEVER_ASKED == {"unreachable"}:
-        url = next(url for url, reason in reasons.items() if reason == "unreachable")
+        url = next(page.url for page in pages if reasons.get(page.url) == "unreachable")
         raise UserError(
             f"source {source.name!r}: no host could be reached, that of {url} among them; check the network and run "
             "the command again"

@@ -37,12 +37,13 @@ _END_SECTIONS = frozenset(
     .split("|")
 )
 
-_REDIRECT = re.compile(r"\s*#[^\W\d_]+\s*:?\s*\[\[")
+_REDIRECT = re.compile(r"\s*#[^\W\d_]+\s*(?::\s*)?\[\[")
+_TEMPLATE = re.compile(r"\{\{([^{|}]*)[|}]")
 _DISAMBIGUATION = re.compile(
-    r"__DISAMBIG__|\{\{\s*(?:(?:[\w ,-]+ )?disambiguation(?: page)?|[\w-]*disambig|disamb|dab|hndis|geodis|schooldis"
+    r"(?:(?:[\w ,-]+ )?disambiguation(?: page)?|[\w-]*disambig|disamb|dab|hndis|geodis|schooldis"
     r"|homonymie(?: [\w' -]+)?|paronymie|patronyme|desambiguaci[oó]n|desambig|des|desamb|desambiguação|disambigua"
     r"|begriffsklärung|doorverwijspagina|dp|förgrening|flertydig|ujednoznacznienie|неоднозначность|багатозначність"
-    r"|曖昧さ回避|aimai|消歧义|消歧義|동음이의)\s*[|}]",
+    r"|曖昧さ回避|aimai|消歧义|消歧義|동음이의)",
     re.IGNORECASE,
 )
 
@@ -75,7 +76,8 @@ def is_redirect(wikitext: str) -> bool:
 
 def is_disambiguation(wikitext: str) -> bool:
     """Whether a page only lists what its title may mean: it says so by a template or a magic word."""
-    return bool(_DISAMBIGUATION.search(wikitext))
+    names = (match[1].strip() for match in _TEMPLATE.finditer(wikitext))
+    return "__disambig__" in wikitext.lower() or any(map(_DISAMBIGUATION.fullmatch, names))
 
 
 def plain_text(wikitext: str, site: Site) -> str:
