@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from common.cli import to_dict
 from common.errors import UserError
-from common.files import atomic_write, read_json, sha256_of, write_json
+from common.files import atomic_write, read_json, sha256_of, sync_file, write_json
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig
 from data_pipeline.documents import read_rows, write_row
 from data_pipeline.shards import token_dtype
@@ -21,6 +22,9 @@ from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.vocabulary_use import Vocabulary, piece_counts
 
 FORMAT = 1
+# A file of a token shard, and what an interrupted run leaves while it puts one into place.
+SHARD_FILE = re.compile(r"(?:train|val)_\d{5,}\.(?:bin|index\.npy|documents\.jsonl)")
+_TEMPORARY = re.compile(rf"(?:{SHARD_FILE.pattern}|{re.escape(Tokenizer.file_name)})\.\d+\.tmp")
 _SPLITS = ("train", "val")
 _CHANGES = {"clean": "repairs", "deduplicate": "paragraphs"}  # what these stages count in texts that they keep
 _DOCUMENT_STAGES = ("collect", "clean", "filter", "deduplicate", "split", "arrange")
@@ -123,16 +127,20 @@ def _place(file: Path, target: Path) -> None:
         os.link(file, temporary)
     except OSError:
         shutil.copyfile(file, temporary)
+        sync_file(temporary)
     os.replace(temporary, target)
     temporary.unlink(missing_ok=True)  # a link that replaces another link to the same file is left where it was
 
 
 def _remove_strays(out: Path, wanted: set[str], stages: set[Path]) -> None:
-    """Shards and stages of an earlier version of the dataset must not be taken for part of this one."""
-    for pattern in ("train_*", "val_*"):
-        for path in out.glob(pattern):
-            if path.name not in wanted:
-                path.unlink()
+    """Shards and stages of an earlier version of the dataset must not be taken for part of this one.
+
+    Only names that are ours go: the directory may hold files of the user's, such as train_notes.txt.
+    """
+    for path in out.iterdir():
+        stray = SHARD_FILE.fullmatch(path.name) and path.name not in wanted
+        if stray or _TEMPORARY.fullmatch(path.name):
+            path.unlink()
     for path in (out / "stages").glob("[0-9][0-9]_*"):
         if path not in stages:
             shutil.rmtree(path)
