@@ -50,15 +50,16 @@ def publish(
         UserError: a file is not what its stage wrote.
     """
     model = Tokenizer(tokenizer.directory / Tokenizer.file_name)
-    files = [tokenizer.directory / Tokenizer.file_name, *packed.paths()]
-    hashes = tokenizer.hashes | packed.hashes
+    shards = [path for path in packed.paths() if SHARD_FILE.fullmatch(path.name)]
+    files = [tokenizer.directory / Tokenizer.file_name, *shards]
+    hashes = tokenizer.hashes | {path.name: packed.hashes[path.name] for path in shards}
     _verify(files, hashes)
     for file in files:
         _place(file, out / file.name)
     _remove_strays(out, {file.name for file in files}, {stage.directory for stage in stages})
     quarantine = _quarantine(out, stages[0], [source.name for source in config.sources])
     sources = _sources(config, packed)
-    use = _add_use(sources, model, next(stage for stage in stages if stage.name == "encode"))
+    use = _add_use(sources, model, packed)
     values = {
         "format": FORMAT,
         "name": out.name,
@@ -182,11 +183,11 @@ def _sources(config: DataConfig, packed: StageResult) -> list[dict[str, Any]]:
     return result
 
 
-def _add_use(sources: list[dict[str, Any]], model: Tokenizer, encoded: StageResult) -> dict[str, Any]:
+def _add_use(sources: list[dict[str, Any]], model: Tokenizer, packed: StageResult) -> dict[str, Any]:
     """Add to every source how the vocabulary serves it; returns the same of all together."""
-    counts = piece_counts(encoded.paths(".pieces.npy"), model.vocab_size, len(sources))
+    counts = piece_counts(packed.paths(".pieces.npy"), model.vocab_size, len(sources))
     words: Counter[int] = Counter()
-    for task in encoded.tasks.values():
+    for task in packed.tasks.values():
         words.update({int(number): count for number, count in task.details["words"].items()})
     vocabulary = Vocabulary.of(model)
     for number, source in enumerate(sources):
