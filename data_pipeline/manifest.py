@@ -72,6 +72,7 @@ def publish(
         "splits": {name: _split(name, packed) for name in _SPLITS},
         "licences": _licences(packed),
         "stages": [_stage(stage) for stage in stages if stage.name in _DOCUMENT_STAGES],
+        "evaluation": next((_documents(stage) for stage in stages if stage.name == "evaluation"), None),
         "quarantine": quarantine,
         "files": hashes,
         "fingerprint": fingerprint_of(hashes),
@@ -100,6 +101,12 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
     wanted, found = manifest["config"]["shards"]["target_tokens"], manifest["splits"]["train"]["tokens"]
     if wanted is not None and found < wanted:
         lines.append(f"only {found:,} of the {wanted:,} tokens of shards.target_tokens were found; add text")
+    if evaluation := manifest["evaluation"]:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in evaluation["dropped"].items())
+        lines.append(
+            f"evaluation texts: {evaluation['documents_out']:,} of {evaluation['documents_in']:,} were looked for"
+            + (f"; left out: {reasons}" if reasons else "")
+        )
     quarantined = sum(manifest["quarantine"].values())
     if quarantined:
         lines.append(f"{quarantined:,} records could not be read: {out / 'stages' / 'quarantine.jsonl'}")
@@ -224,14 +231,11 @@ def _licences(packed: StageResult) -> dict[str, int]:
 
 
 def _stage(stage: StageResult) -> dict[str, Any]:
-    counts = stage.counts
     values: dict[str, Any] = {
         "name": stage.name,
-        "documents_in": counts.documents_in,
-        "documents_out": counts.documents_out,
-        "bytes_in": counts.bytes_in,
-        "bytes_out": counts.bytes_out,
-        "dropped": dict(sorted(counts.dropped.items())),
+        **_documents(stage),
+        "bytes_in": stage.counts.bytes_in,
+        "bytes_out": stage.counts.bytes_out,
         "seconds": stage.seconds,
     }
     if stage.name in _CHANGES:
@@ -240,6 +244,15 @@ def _stage(stage: StageResult) -> dict[str, Any]:
             changes.update(task.details)
         values[_CHANGES[stage.name]] = dict(sorted((+changes).items()))
     return values
+
+
+def _documents(stage: StageResult) -> dict[str, Any]:
+    counts = stage.counts
+    return {
+        "documents_in": counts.documents_in,
+        "documents_out": counts.documents_out,
+        "dropped": dict(sorted(counts.dropped.items())),
+    }
 
 
 def fingerprint_of(hashes: dict[str, str]) -> str:

@@ -65,6 +65,12 @@ class Facts:
         return {unit: sum(split[unit] for split in splits) for unit in ("documents", "bytes", "tokens")}
 
     @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """How many evaluation texts were looked for, and why others were not; None where it is not known."""
+        found: dict[str, Any] | None = self.manifest.get("evaluation")
+        return found
+
+    @property
     def repairs(self) -> dict[str, int]:
         """What cleaning did, by name."""
         return self._counted("clean", "repairs")
