@@ -27,8 +27,8 @@ class Range:
         return above and (value < self.most if self.open_above else value <= self.most)
 
     def __str__(self) -> str:
-        below = f"{'above' if self.open_below else 'at least'} {self.least}"
-        return below if self.most == math.inf else f"{below} and {'below' if self.open_above else 'at most'} {self.most}"
+        text = f"{'above' if self.open_below else 'at least'} {self.least}"
+        return text if self.most == math.inf else f"{text} and {'below' if self.open_above else 'at most'} {self.most}"
 
 
 # Every number of a config by its dotted name; each item of a tuple has to be in the range. Seeds may be any number.
@@ -61,7 +61,9 @@ RANGES: dict[Range, tuple[str, ...]] = {
         *("filters.code.min_comments", "filters.code.max_comments"),
     ),
     Range(0, 1, open_below=True): (
-        *("deduplication.threshold", "deduplication.paragraph_max_loss", "split.leak_threshold"),
+        "deduplication.threshold",
+        "deduplication.paragraph_max_loss",
+        "split.leak_threshold",
     ),
     # Something has to be held out and something left to train on; with a coverage of 1 no byte piece is ever learned.
     Range(0, 1, open_below=True, open_above=True): ("split.validation_fraction", "tokenizer.character_coverage"),

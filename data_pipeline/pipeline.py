@@ -12,7 +12,6 @@ from typing import Any
 import sentencepiece
 
 from common.cli import to_dict
-from common.errors import UserError
 from common.files import only_process_in, sha256_of
 from data_pipeline import cleaning, collect, encoding, manifest, tokenizer_training
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig

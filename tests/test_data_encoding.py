@@ -63,7 +63,8 @@ def test_a_target_of_tokens_keeps_the_beginning_of_the_same_order(
         pieces += np.bincount(stream.read(0, len(stream)), minlength=len(pieces))
     tokenizer = Tokenizer(Dataset(out).tokenizer_path)
     assert use["unused_pieces"] == sum(map(tokenizer.is_learned, np.flatnonzero(pieces == 0).tolist()))
-    texts = {row["id"]: row["text"] for path in stage_directory(out, "split").glob("*.jsonl") for row in read_rows(path)}
+    paths = stage_directory(out, "split").glob("*.jsonl")
+    texts = {row["id"]: row["text"] for path in paths for row in read_rows(path)}
     assert use["words"] == sum(len(texts[name].split()) for name in kept + ids(out, "val"))
     pieces[manifest["eos_id"]] = 0
     assert use["tokens_per_word"] == round(int(pieces.sum()) / use["words"], 4)
