@@ -126,8 +126,8 @@ def _from_file(path: Path) -> tuple[str, str, dict[bytes, int], dict[str, int]]:
     pattern, special = _definition(path.stem)
     if not set(special.values()).isdisjoint(ranks.values()):
         raise UserError(
-            f"tokenizer.encoding: {path} has the name of an encoding of tiktoken, but other ranks: they take the ids of "
-            "its special tokens. Give the file another name"
+            f"tokenizer.encoding: {path} has the name of an encoding of tiktoken, but other ranks: they take the ids "
+            "of its special tokens. Give the file another name"
         )
     return path.stem, pattern, ranks, special
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from data_pipeline.quality.words import split_piece
+from data_pipeline.report import clusters
 
 MODULES = (
     *("cleaning", "masking", "dedup.paragraphs"),
@@ -63,3 +64,7 @@ def test_the_time_of_a_pattern_grows_with_the_text(name: str) -> None:
 def test_the_time_of_cutting_a_piece_grows_with_the_piece(unit: str) -> None:
     assert grows_evenly(split_piece, unit, "", "a.b", 4000)
     assert "".join(split_piece(unit * 3000 + "a.b")) == unit * 3000 + "a.b"
+
+
+def test_the_time_of_comparing_texts_grows_with_their_spaces() -> None:
+    assert grows_evenly(lambda text: clusters.compare(text, "other words"), " ", "word", "word", 2000)

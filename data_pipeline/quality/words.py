@@ -70,7 +70,7 @@ _LONGEST_PIECE = 1000  # characters that the loop below works on: its time grows
 
 
 def split_piece(piece: str) -> list[str]:
-    """The words of what stands between two spaces; no word but a plain one goes on over a thousandth character."""
+    """The words of what stands between two spaces; what is long and no plain word is cut every thousand characters."""
     if piece.isalpha():
         return [piece]
     name = piece.strip(_MARKS_OF_BOTH_SIDES)
