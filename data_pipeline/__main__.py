@@ -12,7 +12,7 @@ import tyro
 from common.cli import parse_command, run_command
 from common.errors import UserError
 from data_pipeline.config import DataConfig
-from data_pipeline.executors import default_workers
+from data_pipeline.executors import worker_count
 from data_pipeline.pipeline import curate
 
 PROGRAM = "python -m data_pipeline"
@@ -39,9 +39,7 @@ def main(argv: Sequence[str]) -> None:
         UserError: anything that the user can mend.
     """
     command = parse_command(Command, DataConfig, argv, PROGRAM)
-    workers = default_workers() if command.workers is None else command.workers
-    if workers < 1:
-        raise UserError(f"--workers is {workers}; it must be at least 1")
+    workers = worker_count(command.workers)
     out = Path(command.out or Path("data") / Path(argv[0]).stem)
     try:
         curate(command.config, out, workers, command.executor)

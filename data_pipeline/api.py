@@ -35,7 +35,8 @@ from data_pipeline.config import FilterConfig as QualityFilter
 from data_pipeline.config import ShardConfig as Shards
 from data_pipeline.config import SplitConfig as Split
 from data_pipeline.config import TokenizerConfig as Tokenize
-from data_pipeline.executors import default_workers
+from data_pipeline.config_checks import check
+from data_pipeline.executors import worker_count
 from data_pipeline.sources.config import (
     DebianPackages,
     GitRepositories,
@@ -97,7 +98,7 @@ class DatasetPipeline:
                 parts[_FIELDS[type(step)]] = step
         self.config = DataConfig(sources=tuple(sources), **parts)
         check_types(self.config, "DatasetPipeline")
-        pipeline.check(self.config)
+        check(self.config)
 
     def run(self, out: str | Path, workers: int | None = None, executor: str = "processes") -> dict[str, Any]:
         """Bring the dataset in `out` up to date and return its manifest; called again, it does only what changed.
@@ -108,6 +109,6 @@ class DatasetPipeline:
             executor: processes, serial, dask or dask://HOST:PORT.
 
         Raises:
-            UserError: a source cannot be read, or too little text is left.
+            UserError: a source cannot be read, too little text is left, or `workers` is below 1.
         """
-        return pipeline.curate(self.config, Path(out), workers or default_workers(), executor)
+        return pipeline.curate(self.config, Path(out), worker_count(workers), executor)

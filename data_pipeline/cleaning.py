@@ -41,9 +41,10 @@ _BOILERPLATE = re.compile(
 # Template and formula holes in encyclopedia text, and how each is closed.
 _INVISIBLE = re.compile("[\u2060\u200b\u00ad]")  # word joiner, zero-width space, soft hyphen
 _MARKS_OF_HOLES = re.compile(r"[(\[][\s,;:/]*[)\]]|\([\s,;:]|\s\)|  | [,;:.]")  # cheap: most texts have none
-_EMPTY_BRACKETS = re.compile(r"\s*(\(\s*[,;:/\s]*\)|\[\s*[,;:/\s]*\])")
+# Spaces are looked at from their first one only: tried from each, a long run of them would take its square in time.
+_EMPTY_BRACKETS = re.compile(r"(?<!\s)\s*(?:\([,;:/\s]*\)|\[[,;:/\s]*\])")
 _BRACKET_START = re.compile(r"\(\s*[,;:]\s*(?:also,\s*)?")
-_BRACKET_END = re.compile(r"\s*[,;:]?\s+\)")
+_BRACKET_END = re.compile(r"(?<!\s)(?:\s*[,;:]\s+|\s+)\)")
 _SPACE_BEFORE_MARK = re.compile(r"(?<=\S) +(?=[,;:.](?:\s|\Z))")
 _SPACES = re.compile(r"(?<=\S) {2,}")
 # Most holes leave no trace once they are closed ("Kinkaku-ji , officially"); these leave a broken sentence.
@@ -74,9 +75,9 @@ def clean(document: Document, config: CleaningConfig, repairs: Counter[str]) -> 
 
     Code keeps its indentation and tabs exactly, and its Unicode form, which string literals may rely on.
     """
-    text = document.text.replace(SENTENCEPIECE_SPACE, "_")
+    text = document.text
     if document.kind == "code":
-        text = _CODE_CONTROLS.sub("", _CODE_NEWLINES.sub("\n", text))
+        text = _CODE_CONTROLS.sub("", _CODE_NEWLINES.sub("\n", text)).replace(SENTENCEPIECE_SPACE, "_")
     else:
         text = normalized(text, repairs)
     if document.kind == "wiki":
@@ -98,7 +99,7 @@ def clean(document: Document, config: CleaningConfig, repairs: Counter[str]) -> 
 
 
 def normalized(text: str, repairs: Counter[str]) -> str:
-    """One Unicode form and one kind of newline, without control characters and without "mojibake".
+    """One Unicode form and one kind of newline, without control characters, U+2581 and "mojibake".
 
     Mojibake is UTF-8 that was read in another encoding; ftfy (Speer 2019) undoes it where it sees signs of it. What one
     step leaves may be something for another, so they are taken in turn until nothing changes.
@@ -108,7 +109,8 @@ def normalized(text: str, repairs: Counter[str]) -> str:
         if not text.isascii() and is_bad(text):
             text = ftfy.fix_encoding(text, _REPAIR)
             repairs["repaired_encodings"] += text != before
-        text = unicodedata.normalize("NFC", _CONTROLS.sub("", _NEWLINES.sub("\n", text)))
+        text = _CONTROLS.sub("", _NEWLINES.sub("\n", text)).replace(SENTENCEPIECE_SPACE, "_")
+        text = unicodedata.normalize("NFC", text)
         if text == before:
             break
     return text

@@ -234,7 +234,9 @@ class TokenizerConfig:
     kind: Literal["sentencepiece", "tiktoken"] = "sentencepiece"
     """Which; the fields below but `encoding` are for SentencePiece."""
     encoding: str = "gpt2"
-    """With tiktoken: the name of one of its encodings, which it downloads, or a file of ranks (*.tiktoken)."""
+    """With tiktoken: the name of one of its encodings, which it downloads, or a file of ranks (*.tiktoken). A file with
+    the name of an encoding, such as cl100k_base.tiktoken, is that encoding; another one cuts text as cl100k_base does,
+    and its <|endoftext|> is the id after the last rank."""
     vocab_size: int = 32_768
     """Pieces, with the 256 bytes and the special ids."""
     sample_bytes: int = 100_000_000

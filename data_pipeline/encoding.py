@@ -49,14 +49,13 @@ def encode_shard(task: str, directory: Path, argument: EncodeArgument) -> Counts
     """Ids of every document, each followed by the end-of-text id, in the order of the intermediate shard."""
     tokenizer = Tokenizer(argument.tokenizer)
     dtype = token_dtype(tokenizer.vocab_size)
-    counts, index, use = Counts(), [], PieceCounter(tokenizer.vocab_size)
+    counts, index = Counts(), []
     with (
         atomic_write(directory / f"{task}.tokens", "wb") as tokens,
         atomic_write(directory / f"{task}.documents.jsonl", "wb") as provenance,
     ):
         for batch in batches(read_documents(argument.path)):
             encoded = tokenizer.encode_batch([document.text for document in batch])
-            use.add(batch, encoded)
             for document, ids in zip(batch, encoded, strict=True):
                 stored = np.append(ids, tokenizer.eos_id)
                 assert stored.max() < tokenizer.vocab_size
@@ -64,22 +63,21 @@ def encode_shard(task: str, directory: Path, argument: EncodeArgument) -> Counts
                 fields = {key: value for key, value in vars(document).items() if key not in _NOT_PROVENANCE}
                 line = json.dumps(fields, ensure_ascii=False).encode() + b"\n"
                 provenance.write(line)
-                index.append((len(stored), len(line), document.byte_count, document.source, document.split == "val"))
+                words = len(document.text.split())
+                held_out = document.split == "val"
+                index.append((len(stored), len(line), document.byte_count, document.source, words, held_out))
                 counts.documents_in += 1
                 counts.documents_out += 1
     with atomic_write(directory / f"{task}.index.npy", "wb") as file:
-        np.save(file, np.array(index, np.int64).reshape(-1, 5))
-    with atomic_write(directory / f"{task}.pieces.npy", "wb") as file:
-        np.save(file, use.table())
-    counts.details = {"words": {str(source): words for source, words in sorted(use.words.items())}}
+        np.save(file, np.array(index, np.int64).reshape(-1, 6))
     return counts
 
 
 def arrange_split(task: str, directory: Path, argument: ArrangeArgument) -> Counts:
     """Mix the documents of one split, keep as many as are wanted, and say where each shard begins and ends.
 
-    `layout.npy` has a row a document, (documents, 7) int64: encoded shard, start among its tokens, start of the line in
-    its provenance, tokens, bytes of the line, bytes of the text, source. About 170 bytes a document are in use.
+    `layout.npy` has a row a document, (documents, 8) int64: encoded shard, start among its tokens, start of the line in
+    its provenance, tokens, bytes of the line, bytes of the text, source, words. About 190 bytes a document are in use.
     """
     config, rows = argument.config, _mixed(argument)
     total, kept = np.cumsum(rows[:, 3]), len(rows)
@@ -101,12 +99,12 @@ def arrange_split(task: str, directory: Path, argument: ArrangeArgument) -> Coun
 
 def _mixed(argument: ArrangeArgument) -> np.ndarray:
     """All rows of the layout, in their final order."""
-    tables = [np.empty((0, 7), np.int64)]
+    tables = [np.empty((0, 8), np.int64)]
     for shard, path in enumerate(argument.encoded):
         index = np.load(path.with_suffix(".index.npy"))
         starts = np.cumsum(index[:, :2], axis=0) - index[:, :2]
-        table = np.column_stack([np.full(len(index), shard), starts, index[:, :4]])
-        tables.append(table[index[:, 4] == (argument.split == "val")])
+        table = np.column_stack([np.full(len(index), shard), starts, index[:, :5]])
+        tables.append(table[index[:, 5] == (argument.split == "val")])
     rows = np.concatenate(tables)
     # Sorting by a mixed counter shuffles the same way on every machine and with every version of numpy.
     seed = np.uint64(stable_hash("order", argument.config.seed, argument.split))
@@ -124,29 +122,34 @@ def shard_ends(total: np.ndarray, max_tokens: int) -> list[int]:
 
 
 def pack_shard(task: str, directory: Path, argument: PackArgument) -> Counts:
-    """Write one finished token shard; the task has the shard's name, such as "train_00000"."""
+    """Write one finished token shard, and the pieces that it uses; the task has its name, such as "train_00000"."""
     rows = np.load(argument.layout, mmap_mode="r")[argument.first : argument.stop]
     licences: Counter[str] = Counter()
+    use = PieceCounter(argument.vocab_size)
     with ShardWriter(directory, task, token_dtype(argument.vocab_size)) as writer:
-        for ids, size, source, fields in _documents(argument, rows):
+        for ids, size, source, words, fields in _documents(argument, rows):
             fields = {"id": fields.pop("id"), "source": argument.sources[source], **fields}
             licences[fields["licence"]] += 1
             writer.add(ids, size, source, fields)
+            use.add(source, ids[:-1], words)
+    with atomic_write(directory / f"{task}.pieces.npy", "wb") as file:
+        np.save(file, use.table())
     details = {
         "tokens": writer.tokens,
+        "words": {str(source): words for source, words in sorted(use.words.items())},
         "by_source": writer.by_source(),
         "licences": dict(sorted(licences.items())),
     }
     return Counts(len(rows), len(rows), details=details)
 
 
-def _documents(argument: PackArgument, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int, int, dict[str, str]]]:
-    """Ids, bytes, source and provenance of the documents in some rows of a layout."""
+def _documents(argument: PackArgument, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int, int, int, dict[str, str]]]:
+    """Ids, bytes, source, words and provenance of the documents in some rows of a layout."""
     dtype = token_dtype(argument.vocab_size)
     for row, line in zip(rows, _lines(argument.encoded, rows), strict=True):
-        shard, start, _, tokens, _, size, source = row.tolist()
+        shard, start, _, tokens, _, size, source, words = row.tolist()
         ids = np.frombuffer(_read(argument.encoded[shard], start * dtype.itemsize, tokens * dtype.itemsize), dtype)
-        yield ids, size, source, json.loads(line)
+        yield ids, size, source, words, json.loads(line)
 
 
 def _lines(encoded: list[Path], rows: np.ndarray) -> Iterator[bytes]:

@@ -133,8 +133,17 @@ def worker_was_lost(error: BaseException) -> bool:
     return isinstance(error, BrokenExecutor | CancelledError) or type(error).__module__.startswith("distributed.")
 
 
-def default_workers() -> int:
-    """One process a core that this process may use."""
+def worker_count(wanted: int | None) -> int:
+    """The processes that are wanted; where no number is given, one a core. Raises UserError for none or fewer."""
+    if wanted is None:
+        return _cores()
+    if wanted < 1:
+        raise UserError(f"--workers is {wanted}; it must be at least 1")
+    return wanted
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1

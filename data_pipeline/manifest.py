@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from common.cli import to_dict
 from common.errors import UserError
-from common.files import atomic_write, read_json, sha256_of, write_json
+from common.files import atomic_write, read_json, sha256_of, sync_file, write_json
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig
 from data_pipeline.documents import read_rows, write_row
 from data_pipeline.shards import token_dtype
@@ -21,6 +22,9 @@ from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.vocabulary_use import Vocabulary, piece_counts
 
 FORMAT = 1
+# A file of a token shard, and what an interrupted run leaves while it puts one into place.
+SHARD_FILE = re.compile(r"(?:train|val)_\d{5,}\.(?:bin|index\.npy|documents\.jsonl)")
+_TEMPORARY = re.compile(rf"(?:{SHARD_FILE.pattern}|{re.escape(Tokenizer.file_name)})\.\d+\.tmp")
 _SPLITS = ("train", "val")
 _CHANGES = {"clean": "repairs", "deduplicate": "paragraphs"}  # what these stages count in texts that they keep
 _DOCUMENT_STAGES = ("collect", "clean", "filter", "deduplicate", "split", "arrange")
@@ -46,15 +50,16 @@ def publish(
         UserError: a file is not what its stage wrote.
     """
     model = Tokenizer(tokenizer.directory / Tokenizer.file_name)
-    files = [tokenizer.directory / Tokenizer.file_name, *packed.paths()]
-    hashes = tokenizer.hashes | packed.hashes
+    shards = [path for path in packed.paths() if SHARD_FILE.fullmatch(path.name)]
+    files = [tokenizer.directory / Tokenizer.file_name, *shards]
+    hashes = tokenizer.hashes | {path.name: packed.hashes[path.name] for path in shards}
     _verify(files, hashes)
     for file in files:
         _place(file, out / file.name)
     _remove_strays(out, {file.name for file in files}, {stage.directory for stage in stages})
     quarantine = _quarantine(out, stages[0], [source.name for source in config.sources])
     sources = _sources(config, packed)
-    use = _add_use(sources, model, next(stage for stage in stages if stage.name == "encode"))
+    use = _add_use(sources, model, packed)
     values = {
         "format": FORMAT,
         "name": out.name,
@@ -67,6 +72,7 @@ def publish(
         "splits": {name: _split(name, packed) for name in _SPLITS},
         "licences": _licences(packed),
         "stages": [_stage(stage) for stage in stages if stage.name in _DOCUMENT_STAGES],
+        "evaluation": next((_documents(stage) for stage in stages if stage.name == "evaluation"), None),
         "quarantine": quarantine,
         "files": hashes,
         "fingerprint": fingerprint_of(hashes),
@@ -95,6 +101,12 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
     wanted, found = manifest["config"]["shards"]["target_tokens"], manifest["splits"]["train"]["tokens"]
     if wanted is not None and found < wanted:
         lines.append(f"only {found:,} of the {wanted:,} tokens of shards.target_tokens were found; add text")
+    if evaluation := manifest["evaluation"]:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in evaluation["dropped"].items())
+        lines.append(
+            f"evaluation texts: {evaluation['documents_out']:,} of {evaluation['documents_in']:,} were looked for"
+            + (f"; left out: {reasons}" if reasons else "")
+        )
     quarantined = sum(manifest["quarantine"].values())
     if quarantined:
         lines.append(f"{quarantined:,} records could not be read: {out / 'stages' / 'quarantine.jsonl'}")
@@ -123,16 +135,20 @@ def _place(file: Path, target: Path) -> None:
         os.link(file, temporary)
     except OSError:
         shutil.copyfile(file, temporary)
+        sync_file(temporary)
     os.replace(temporary, target)
     temporary.unlink(missing_ok=True)  # a link that replaces another link to the same file is left where it was
 
 
 def _remove_strays(out: Path, wanted: set[str], stages: set[Path]) -> None:
-    """Shards and stages of an earlier version of the dataset must not be taken for part of this one."""
-    for pattern in ("train_*", "val_*"):
-        for path in out.glob(pattern):
-            if path.name not in wanted:
-                path.unlink()
+    """Shards and stages of an earlier version of the dataset must not be taken for part of this one.
+
+    Only names that are ours go: the directory may hold files of the user's, such as train_notes.txt.
+    """
+    for path in out.iterdir():
+        stray = SHARD_FILE.fullmatch(path.name) and path.name not in wanted
+        if stray or _TEMPORARY.fullmatch(path.name):
+            path.unlink()
     for path in (out / "stages").glob("[0-9][0-9]_*"):
         if path not in stages:
             shutil.rmtree(path)
@@ -174,11 +190,11 @@ def _sources(config: DataConfig, packed: StageResult) -> list[dict[str, Any]]:
     return result
 
 
-def _add_use(sources: list[dict[str, Any]], model: Tokenizer, encoded: StageResult) -> dict[str, Any]:
+def _add_use(sources: list[dict[str, Any]], model: Tokenizer, packed: StageResult) -> dict[str, Any]:
     """Add to every source how the vocabulary serves it; returns the same of all together."""
-    counts = piece_counts(encoded.paths(".pieces.npy"), model.vocab_size, len(sources))
+    counts = piece_counts(packed.paths(".pieces.npy"), model.vocab_size, len(sources))
     words: Counter[int] = Counter()
-    for task in encoded.tasks.values():
+    for task in packed.tasks.values():
         words.update({int(number): count for number, count in task.details["words"].items()})
     vocabulary = Vocabulary.of(model)
     for number, source in enumerate(sources):
@@ -215,14 +231,11 @@ def _licences(packed: StageResult) -> dict[str, int]:
 
 
 def _stage(stage: StageResult) -> dict[str, Any]:
-    counts = stage.counts
     values: dict[str, Any] = {
         "name": stage.name,
-        "documents_in": counts.documents_in,
-        "documents_out": counts.documents_out,
-        "bytes_in": counts.bytes_in,
-        "bytes_out": counts.bytes_out,
-        "dropped": dict(sorted(counts.dropped.items())),
+        **_documents(stage),
+        "bytes_in": stage.counts.bytes_in,
+        "bytes_out": stage.counts.bytes_out,
         "seconds": stage.seconds,
     }
     if stage.name in _CHANGES:
@@ -231,6 +244,15 @@ def _stage(stage: StageResult) -> dict[str, Any]:
             changes.update(task.details)
         values[_CHANGES[stage.name]] = dict(sorted((+changes).items()))
     return values
+
+
+def _documents(stage: StageResult) -> dict[str, Any]:
+    counts = stage.counts
+    return {
+        "documents_in": counts.documents_in,
+        "documents_out": counts.documents_out,
+        "dropped": dict(sorted(counts.dropped.items())),
+    }
 
 
 def fingerprint_of(hashes: dict[str, str]) -> str:

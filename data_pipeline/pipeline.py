@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import to_dict
-from common.errors import UserError
 from common.files import only_process_in, sha256_of
 from data_pipeline import cleaning, collect, encoding, manifest, tokenizer_training
 from data_pipeline.config import SPECIAL_TOKENS, DataConfig
+from data_pipeline.config_checks import check
 from data_pipeline.dedup import duplicates, evaluation_texts, sketches, split
 from data_pipeline.executors import Run, check_executor, open_executor
-from data_pipeline.quality import character_model, filters, language, signals
+from data_pipeline.quality import character_model, filters, signals
 from data_pipeline.report import render
 from data_pipeline.stages import StageResult, StageRunner, input_tasks
 from data_pipeline.tokenizer import Tokenizer
@@ -58,69 +58,6 @@ def curate(config: DataConfig, out: Path, workers: int, executor: str = "process
         render.bring_up_to_date(out, chosen)
     print(manifest.summary(result, out, time.perf_counter() - started), flush=True)
     return result
-
-
-def check(config: DataConfig) -> None:
-    """Mistakes that would otherwise show only after minutes of work."""
-    if not config.sources:
-        raise UserError("config.sources is empty: name at least one source")
-    names = [source.name for source in config.sources]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise UserError(f"config.sources: the name {repeated[0]!r} is used twice; give each source its own `name`")
-    if not 0 < config.split.validation_fraction < 1:
-        raise UserError(f"split.validation_fraction is {config.split.validation_fraction}; it must be between 0 and 1")
-    if not 0 < config.tokenizer.character_coverage < 1:
-        raise UserError(
-            f"tokenizer.character_coverage is {config.tokenizer.character_coverage}; it must be below 1 (0.9999 is "
-            "usual), or the byte pieces would never be learned"
-        )
-    if not 0 < config.deduplication.paragraph_max_loss <= 1:
-        raise UserError(
-            f"deduplication.paragraph_max_loss is {config.deduplication.paragraph_max_loss}; it must be above 0 and at "
-            "most 1"
-        )
-    _check_measures(config, names)
-    positive = {
-        "collection.shard_bytes": config.collection.shard_bytes,
-        "collection.max_document_bytes": config.collection.max_document_bytes,
-        "collection.max_record_bytes": config.collection.max_record_bytes,
-        "measures.reference_bytes": config.measures.reference_bytes,
-        "deduplication.shingle_words": config.deduplication.shingle_words,
-        "deduplication.bands": config.deduplication.bands,
-        "deduplication.rows": config.deduplication.rows,
-        "deduplication.paragraph_characters": config.deduplication.paragraph_characters,
-        "decontamination.ngram_words": config.decontamination.ngram_words,
-        "decontamination.min_words": config.decontamination.min_words,
-        "decontamination.min_matches": config.decontamination.min_matches,
-        "tokenizer.sample_bytes": config.tokenizer.sample_bytes,
-        "shards.max_tokens": config.shards.max_tokens,
-        "shards.target_tokens": 1 if config.shards.target_tokens is None else config.shards.target_tokens,
-    }
-    for name, value in positive.items():
-        if value < 1:
-            raise UserError(f"{name} is {value}; it must be at least 1")
-
-
-def _check_measures(config: DataConfig, sources: list[str]) -> None:
-    prose = config.filters.prose
-    known = {
-        "measures.reference_sources": (config.measures.reference_sources, sources),
-        "measures.candidate_languages": (config.measures.candidate_languages, language.LANGUAGES),
-        "measures.stop_words": (tuple(config.measures.stop_words), language.LANGUAGES),
-        "filters.prose.languages": (prose.languages, language.LANGUAGES),
-    }
-    for field, (values, allowed) in known.items():
-        for value in values:
-            if value not in allowed:
-                raise UserError(f"{field} names {value!r}; known are {', '.join(allowed)}")
-    if (prose.max_bits_percentile < 100 or prose.max_bits_per_character is not None) and (
-        not config.measures.reference_sources
-    ):
-        raise UserError(
-            "filters.prose.max_bits_percentile and max_bits_per_character compare with a reference: name sources that "
-            "read well in measures.reference_sources"
-        )
 
 
 def _curate_text(runner: StageRunner, config: DataConfig, parts: dict[str, collect.Part]) -> StageResult:

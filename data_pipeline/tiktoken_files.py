@@ -10,12 +10,14 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tiktoken
+from tiktoken_ext import openai_public
 
 from common.errors import UserError
 from common.files import atomic_write
@@ -116,11 +118,33 @@ def _is_file(encoding: str) -> bool:
 
 def _from_file(path: Path) -> tuple[str, str, dict[bytes, int], dict[str, int]]:
     try:
-        return path.stem, _PATTERN, parse_ranks(path.read_bytes()), {}
+        ranks = parse_ranks(path.read_bytes())
     except OSError as error:
         raise UserError(f"tokenizer.encoding: {path} cannot be read: {error.strerror}") from error
     except (ValueError, binascii.Error) as error:
         raise UserError(f"tokenizer.encoding: {path} is no file of tiktoken ranks: {error}") from error
+    pattern, special = _definition(path.stem)
+    if not set(special.values()).isdisjoint(ranks.values()):
+        raise UserError(
+            f"tokenizer.encoding: {path} has the name of an encoding of tiktoken, but other ranks: they take the ids "
+            "of its special tokens. Give the file another name"
+        )
+    return path.stem, pattern, ranks, special
+
+
+def _definition(name: str) -> tuple[str, dict[str, int]]:
+    """Pattern and special tokens of tiktoken's encoding `name`, without its ranks; other names have the defaults.
+
+    tiktoken defines an encoding as a function that loads the ranks, so it is called with loaders that load nothing.
+    """
+    if name not in openai_public.ENCODING_CONSTRUCTORS:
+        return _PATTERN, {}
+    with ExitStack() as restored:
+        for loader in ("load_tiktoken_bpe", "data_gym_to_mergeable_bpe_ranks"):
+            restored.callback(setattr, openai_public, loader, getattr(openai_public, loader))
+            setattr(openai_public, loader, lambda *_, **__: {})
+        definition = openai_public.ENCODING_CONSTRUCTORS[name]()
+    return definition["pat_str"], dict(definition["special_tokens"])
 
 
 def _by_name(name: str) -> tuple[str, str, dict[bytes, int], dict[str, int]]:
@@ -132,6 +156,6 @@ def _by_name(name: str) -> tuple[str, str, dict[bytes, int], dict[str, int]]:
     except Exception as error:  # of its downloads
         raise UserError(
             f"tokenizer.encoding: tiktoken could not download {name} ({type(error).__name__}: {error}). Where there is "
-            "a network, download its file of ranks, then name that file here"
+            f"a network, download its file of ranks, save it as {name}.tiktoken, then name that file here"
         ) from error
     return name, encoding._pat_str, dict(encoding._mergeable_ranks), dict(encoding._special_tokens)

@@ -29,7 +29,7 @@ from data_pipeline.checks import (
     Totals,
 )
 from data_pipeline.documents import read_rows
-from data_pipeline.manifest import fingerprint_of
+from data_pipeline.manifest import SHARD_FILE, fingerprint_of
 from data_pipeline.shards import INDEX_DTYPE, Dataset
 from data_pipeline.tokenizer import Tokenizer
 
@@ -59,10 +59,9 @@ class Files(Check):
                 self.report(f"{name} is missing")
             elif sha256_of(path) != expected:
                 self.report(f"{name} is not what was published: its sha256 is another")
-        for pattern in ("train_*", "val_*"):
-            for path in sorted(dataset.directory.glob(pattern)):
-                if path.name not in listed:
-                    self.report(f"{path.name} is not listed in manifest.json")
+        for path in sorted(dataset.directory.iterdir()):
+            if SHARD_FILE.fullmatch(path.name) and path.name not in listed:
+                self.report(f"{path.name} is not listed in manifest.json")
         if listed.get(dataset.tokenizer_path.name) != dataset.tokenizer_sha256:
             self.report("the sha256 of the tokenizer is given in two ways")
         for split in dataset.manifest["splits"].values():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipeline.documents import Document
 from data_pipeline.tokenizer import Tokenizer
 
 _LISTED = 12  # pieces that are named, of each kind
@@ -24,15 +23,10 @@ class PieceCounter:
         self.words: Counter[int] = Counter()  # what whitespace separates
         self._pieces: dict[int, np.ndarray] = {}
 
-    def add(self, documents: Sequence[Document], encoded: Sequence[np.ndarray]) -> None:
-        """Count `documents`, whose ids are `encoded`, (tokens,) int32 each."""
-        by_source: dict[int, list[np.ndarray]] = {}
-        for document, ids in zip(documents, encoded, strict=True):
-            self.words[document.source] += len(document.text.split())
-            by_source.setdefault(document.source, []).append(ids)
-        for source, ids_of in by_source.items():
-            found = np.bincount(np.concatenate(ids_of), minlength=self.vocab_size)
-            self._pieces[source] = self._pieces.get(source, 0) + found
+    def add(self, source: int, ids: np.ndarray, words: int) -> None:
+        """Count a document of `source` with the token ids `ids`, (tokens,), and so many words."""
+        self.words[source] += words
+        np.add.at(self._pieces.setdefault(source, np.zeros(self.vocab_size, np.int64)), ids, 1)
 
     def table(self) -> np.ndarray:
         """Source, piece and count of every piece that occurs, (rows, 3) int64."""

@@ -38,3 +38,9 @@ def test_steps_make_the_config_that_a_file_would_hold(tmp_path: Path) -> None:
 def test_a_wrong_step_is_named(steps: list[Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         api.DatasetPipeline(steps)
+
+
+@pytest.mark.parametrize("workers", [0, -2])
+def test_workers_are_at_least_one(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(UserError, match=f"workers is {workers}; it must be at least 1"):
+        api.DatasetPipeline([api.PackagedWikipedia()]).run(tmp_path / "data", workers=workers)

@@ -28,6 +28,7 @@ def cleaned(text: str, kind: str = "prose", repairs: Counter[str] | None = None)
         ("tab\tstays, bell\x07 goes, \ufeffmark goes", "tab\tstays, bell goes, mark goes"),
         ("cafe\u0301", "café"),
         ("bar \u2581\u2581 bar", "bar __ bar"),
+        ("\u00e2\u2013\u0081hello", "_hello"),  # a bar again once its encoding is repaired
         ("trailing  \t\nspace \u00a0\nends ", "trailing\nspace\nends"),
         ("a\n\n\n\n\n\nb", "a\n\n\nb"),
         ("\n\n  indented first line\n\n", "  indented first line"),
@@ -57,6 +58,8 @@ def test_blank_documents_are_dropped() -> None:
         ("Mount Fuji  is 3 km .", "Mount Fuji is 3 km."),
         ("the river ; the name", "the river; the name"),
         ("born (1809 ;  ) there", "born (1809) there"),
+        ("born (1809\n ) in [ , ; ] (: Ulm) and\n ( / ) died", "born (1809) in (Ulm) and died"),
+        ("a , ; ) b (,;c )", "a ,) b (;c)"),
         ("keeps (this) and [that], 0, 1, ..., 9", "keeps (this) and [that], 0, 1, ..., 9"),
     ],
 )

@@ -14,6 +14,7 @@ import pytest
 from test_data_helpers import dropped_rows, prose, small_config, stage_directory, words, write_jsonl
 
 from common.errors import UserError
+from common.files import read_json
 from data_pipeline.config import (
     CleaningConfig,
     CollectionConfig,
@@ -27,6 +28,7 @@ from data_pipeline.dedup.evaluation_texts import EvaluationArgument, plan, read_
 from data_pipeline.dedup.sketches import SketchArgument, sketch_shard
 from data_pipeline.documents import Counts, Document, read_rows, write_row
 from data_pipeline.pipeline import curate
+from data_pipeline.verify import verify
 
 QUESTION, ANSWER, PASSAGE, LICENCE = (words(seed, 40) for seed in (901, 902, 903, 904))
 SHORT, TOO_SHORT = words(905, 9), words(906, 7)
@@ -128,6 +130,12 @@ def test_what_stands_everywhere_is_no_evidence(cleaned: tuple[DataConfig, Path])
 
 def test_the_evaluation_texts_are_accounted_for(cleaned: tuple[DataConfig, Path]) -> None:
     _, out = cleaned
+    manifest = read_json(out / "manifest.json")
+    assert manifest["evaluation"] == {"documents_in": 7, "documents_out": 5, "dropped": {"too_short": 2}}
+    assert not any(check.wrong for check in verify(out))
+    for name in ("report.html", "README.md"):
+        told = " ".join((out / name).read_text(encoding="utf-8").replace("\\", "").split())
+        assert re.search(r"5 of 7 [a-z ]+ were looked for\. Left out[a-z ,]*: too_short 2\.", told), name
     reasons = [row["reason"] for row in dropped_rows(out, "evaluation")]
     assert reasons == ["too_short", "too_short"]  # "yes", and the question of seven words
     rows = read_rows(stage_directory(out, "evaluation") / "evaluation.texts.jsonl")
@@ -263,6 +271,11 @@ def test_bad_evaluation_records_lose_only_themselves(tmp_path: Path) -> None:
     [
         ('{"question": "Which?"}\n', ("test.jsonl",), "test.jsonl has no text.*text_fields, now text"),
         ("", ("absent-*.jsonl",), "no file matches"),
+        (
+            '{"text": "Which of them?"}\n[]\n',
+            ("test.jsonl",),
+            r"none of the 2 evaluation texts .*\(not_an_object 1, too_short 1\).*min_words = 8",
+        ),
     ],
 )
 def test_evaluation_texts_that_cannot_be_found_are_an_error(

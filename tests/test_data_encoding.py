@@ -15,9 +15,11 @@ from test_data_helpers import dropped_rows, stage_directory
 
 from common.errors import UserError
 from data_pipeline.config import DataConfig, ShardConfig
+from data_pipeline.documents import read_rows
 from data_pipeline.encoding import OVER_TARGET, shard_ends
 from data_pipeline.pipeline import curate
 from data_pipeline.shards import Dataset
+from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.verify import verify
 
 
@@ -55,6 +57,17 @@ def test_a_target_of_tokens_keeps_the_beginning_of_the_same_order(
     assert lengths.sum() >= target > lengths[:-1].sum()
     left_out = {row["id"]: row["reason"] for row in dropped_rows(out, "arrange")}
     assert left_out == dict.fromkeys(every[len(kept) :], OVER_TARGET)
+    use, pieces = manifest["tokenizer"]["use"], np.zeros(manifest["vocab_size"], np.int64)
+    for split in ("train", "val"):
+        stream = Dataset(out).split(split)
+        pieces += np.bincount(stream.read(0, len(stream)), minlength=len(pieces))
+    tokenizer = Tokenizer(Dataset(out).tokenizer_path)
+    assert use["unused_pieces"] == sum(map(tokenizer.is_learned, np.flatnonzero(pieces == 0).tolist()))
+    paths = stage_directory(out, "split").glob("*.jsonl")
+    texts = {row["id"]: row["text"] for path in paths for row in read_rows(path)}
+    assert use["words"] == sum(len(texts[name].split()) for name in kept + ids(out, "val"))
+    pieces[manifest["eos_id"]] = 0
+    assert use["tokens_per_word"] == round(int(pieces.sum()) / use["words"], 4)
     stage = manifest["stages"][-1]
     assert stage["name"] == "arrange" and stage["dropped"] == {OVER_TARGET: len(left_out)}
     share = [source["splits"]["train"]["bytes"] for source in manifest["sources"]]

@@ -95,6 +95,7 @@ def lines(count: int, of: int, marked: str, plain: str) -> str:
         ({"min_sentences": 2}, "One two three. Four.\nfive", "One two three.\nFour.", "few_sentences"),
         ({"min_sentences": 1}, "A set of words.", "A {set} of words.", "few_sentences"),
         ({"max_word_characters": 1000}, "x" * 1000, "x" * 1001, "long_word"),
+        ({"max_word_characters": 1000, "min_words": 500}, "a-" * 500, "a-" * 501, "long_word"),
         ({}, "lorem and ipsum", "Lorem ipsum dolor", "lorem_ipsum"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from dataclasses import replace
 from importlib.metadata import version
@@ -35,6 +37,7 @@ from data_pipeline.shards import Dataset
 from data_pipeline.sources.config import TextFiles
 from data_pipeline.stages import StageRunner
 from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.verify import verify
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> dict[str, bool]:
@@ -228,6 +231,38 @@ def test_two_runs_in_one_place_are_refused(built: tuple[DataConfig, Path]) -> No
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process is working"):
             curate(config, out, workers=1)
+
+
+def test_files_of_the_user_stay_in_the_directory(built: tuple[DataConfig, Path], tmp_path: Path) -> None:
+    config, whole = built
+    out = shutil.copytree(whole, tmp_path / "data")
+    own = [out / name for name in ("train_corpus.jsonl", "val_notes.md", "train_00000.txt", "train_backup/notes.txt")]
+    strays = [out / name for name in ("train_00099.bin", "val_123456.index.npy", "train_00000.bin.77.tmp")]
+    (out / "train_backup").mkdir()
+    for path in own + strays:
+        path.write_text("text")
+    curate(config, out, workers=1, executor="serial")
+    assert all(path.is_file() for path in own) and not any(path.exists() for path in strays)
+    assert not any(check.wrong for check in verify(out))
+
+
+def test_without_hard_links_files_are_copied_and_synced(
+    built: tuple[DataConfig, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, whole = built
+    out, synced, sync = shutil.copytree(whole, tmp_path / "data"), set(), os.fsync
+
+    def link(*_: object) -> None:
+        raise OSError("no hard links here")
+
+    def fsync(file: int) -> None:
+        synced.add(os.fstat(file).st_ino)
+        sync(file)
+
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "fsync", fsync)
+    manifest = curate(config, out, workers=1, executor="serial")
+    assert {(out / name).stat().st_ino for name in manifest["files"]} <= synced
 
 
 def test_quarantined_records_are_listed(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from test_data_pipeline import said
 from common.errors import UserError
 from data_pipeline import documents
 from data_pipeline.config import DataConfig, FilterConfig, MeasureConfig, ProseFilters
+from data_pipeline.config_checks import check
 from data_pipeline.documents import Document, stable_hash, write_row
-from data_pipeline.pipeline import check, curate
+from data_pipeline.pipeline import curate
 from data_pipeline.quality import character_model
 from data_pipeline.quality.character_model import CharacterModel
 from data_pipeline.quality.code_signals import comment_characters, visible_characters

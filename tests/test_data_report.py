@@ -299,6 +299,10 @@ def test_languages_have_a_section_where_documents_have_one(copy: Path) -> None:
         assert f"{language} {documents:,} {size:,}" in section(copy, "languages")
     assert imread(copy / "languages.png").size
     assert front_matter(copy)["language"] == ["en", "nl"]
+    path = copy / "val_00000.documents.jsonl"  # of any source
+    path.write_text(path.read_text(encoding="utf-8").replace('"kind": "prose"', '"kind": "code"', 1), encoding="utf-8")
+    main([str(copy)])
+    assert front_matter(copy)["language"] == ["en", "nl", "code"]
 
 
 def front_matter(out: Path) -> dict[str, object]:
@@ -335,6 +339,20 @@ def test_the_card_states_what_the_hub_asks_for(built: Path) -> None:
         "mit",
         "other",
     ]
+
+
+def test_licences_beside_others_ask_for_attribution() -> None:
+    licences = {
+        "MIT": 1,
+        "CC-BY-SA-4.0": 1,
+        "MIT AND CC-BY-4.0": 1,
+        "GPL-2.0 OR (cc-by-nc-sa-3.0)": 1,
+        "ACC-BYTE-SA": 1,
+    }
+    assert card.attribution(licences) == {
+        "attribution": ["CC-BY-SA-4.0", "MIT AND CC-BY-4.0", "GPL-2.0 OR (cc-by-nc-sa-3.0)"],
+        "share_alike": ["CC-BY-SA-4.0", "GPL-2.0 OR (cc-by-nc-sa-3.0)"],
+    }
 
 
 def test_the_examples_of_the_card_work(
@@ -408,7 +426,7 @@ def test_what_else_deduplication_took_out_is_shown(tmp_path: Path) -> None:
     out = tmp_path / "data"
     curate(config, out, workers=1)
     paragraphs, found = section(out, "paragraphs"), section(out, "decontamination")
-    assert "2 paragraphs" in paragraphs and "out of 2 documents" in paragraphs and "2 times" in paragraphs
+    assert "2 paragraphs" in paragraphs and "out of 2 documents" in paragraphs and "at least 2 times" in paragraphs
     assert notice[:200] in paragraphs
     assert "1 documents were dropped" in found and str(exams) in found
     assert " ".join(re.findall(r"\w+", exam.lower())[:13]) in found and "12 " in found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data_helpers import prose, small_config, write_jsonl
+from tiktoken_ext import openai_public
 
 from common.errors import UserError
 from common.files import atomic_write
@@ -206,6 +208,31 @@ def test_a_bad_file_of_ranks_is_explained(tmp_path: Path, content: bytes | None,
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=message):
+        train(tmp_path, [prose(1)], TokenizerConfig(kind="tiktoken", encoding=str(path)))
+
+
+@pytest.mark.parametrize("name", ["cl100k_base", "o200k_base", "r50k_base", "p50k_edit", "gpt2"])
+def test_a_file_with_the_name_of_an_encoding_is_that_encoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = write_ranks(tmp_path / f"{name}.tiktoken")
+    tokenizer = train(tmp_path, [prose(1)], TokenizerConfig(kind="tiktoken", encoding=str(path)))
+    for loader in ("load_tiktoken_bpe", "data_gym_to_mergeable_bpe_ranks"):
+        assert getattr(openai_public, loader).__name__ == loader  # put back, as other users of tiktoken need it
+        monkeypatch.setattr(openai_public, loader, lambda *_, **__: {bytes([byte]): byte for byte in range(256)})
+    own = openai_public.ENCODING_CONSTRUCTORS[name]()
+    header = json.loads(tokenizer.path.read_bytes().partition(b"\n")[0])
+    assert header["pattern"] == own["pat_str"]
+    assert own["special_tokens"].items() <= tokenizer.special_ids.items()
+    last = max(own["special_tokens"].values())
+    assert [tokenizer.special_ids[token] for token in SPECIAL_TOKENS] == list(range(last + 1, last + 5))
+    assert tokenizer.eos_id == {"cl100k_base": 100257, "o200k_base": 199999}.get(name, 50256)
+    assert tokenizer.decode(tokenizer.encode(CODE)) == CODE
+
+
+def test_other_ranks_under_the_name_of_an_encoding_are_refused(tmp_path: Path) -> None:
+    path = write_ranks(tmp_path / "gpt2.tiktoken", tuple(b"%06d" % number for number in range(50_001)))
+    with pytest.raises(UserError, match="Give the file another name"):
         train(tmp_path, [prose(1)], TokenizerConfig(kind="tiktoken", encoding=str(path)))
 
 

@@ -16,7 +16,7 @@ import torch
 import data_pipeline.config
 from common.cli import from_dict, load_config, to_dict
 from common.errors import UserError
-from data_pipeline.pipeline import check
+from data_pipeline.config_checks import check
 from data_pipeline.shards import Dataset, Shard, TokenStream, token_dtype
 from model import Decoder, ModelConfig
 from model.config import gpt2, llama

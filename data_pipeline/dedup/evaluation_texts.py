@@ -48,7 +48,7 @@ def read_evaluation(task: str, directory: Path, argument: EvaluationArgument) ->
     """Write the texts that are long enough, and their n-grams with the places where they stand.
 
     Raises:
-        UserError: a file has no text, so that nothing would be found of it.
+        UserError: a file has no text, or no text is long enough, so that nothing would be found of it.
     """
     config, counts = argument.config, Counts()
     found = [np.empty(0, _FOUND)]
@@ -76,6 +76,13 @@ def read_evaluation(task: str, directory: Path, argument: EvaluationArgument) ->
                 found.append(ngrams)
                 write_row(texts, {"origin": document.origin, "text": document.text})
                 counts.documents_out += 1
+    if not counts.documents_out:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.dropped.items()))
+        raise UserError(
+            f"decontamination.patterns: none of the {counts.documents_in:,} evaluation texts in "
+            f"{', '.join(config.patterns)} can be looked for ({reasons}). A text needs decontamination.min_words = "
+            f"{config.min_words} words: lower it, or name fields with longer texts in decontamination.text_fields"
+        )
     together = np.sort(np.concatenate(found), order=("words", "hash", "text"))
     ngrams, numbers = np.unique(together[["words", "hash"]].astype(NGRAM), return_inverse=True)
     places = np.empty(len(together), PLACE)

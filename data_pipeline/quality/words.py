@@ -66,10 +66,11 @@ _SENTENCE_ENDS = frozenset(".!?։؟۔܀܁܂߹।॥၊။።፧፨᙮᠃᠉‼�
 
 LETTER, WORD, PUNCTUATION, SENTENCE_END = 1, 2, 4, 8  # flags of a word
 _FORGET_ABOVE = 2_000_000  # pieces held, about 300 MB
+_LONGEST_PIECE = 1000  # characters that the loop below works on: its time grows with their square
 
 
 def split_piece(piece: str) -> list[str]:
-    """The words of what stands between two spaces."""
+    """The words of what stands between two spaces; what is long and no plain word is cut every thousand characters."""
     if piece.isalpha():
         return [piece]
     name = piece.strip(_MARKS_OF_BOTH_SIDES)
@@ -77,6 +78,9 @@ def split_piece(piece: str) -> list[str]:
     end = start + len(name)
     if _is_one_word(name) and not ("." in name and piece[end : end + 1] in ("?", "#")):  # which may go on a URL
         return [*piece[:start], name, *piece[end:]]  # as most pieces are, and so without the loop below
+    if len(piece) > _LONGEST_PIECE:
+        starts = range(0, len(piece), _LONGEST_PIECE)
+        return [word for start in starts for word in split_piece(piece[start : start + _LONGEST_PIECE])]
     before: list[str] = []
     after: list[str] = []
     while piece and piece not in _WHOLE and not _is_url(piece):

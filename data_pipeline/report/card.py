@@ -50,7 +50,7 @@ def languages(facts: Facts) -> list[str]:
     if not found:
         declared = [source.get("language") for source in facts.manifest["config"]["sources"]]
         found = [language for language in dict.fromkeys(declared) if isinstance(language, str) and language]
-    if any(source["kind"] == "PythonCode" for source in facts.manifest["sources"]):
+    if facts.has_code:
         found.append("code")
     return found or ["und"]
 
@@ -65,9 +65,10 @@ def size_category(documents: int) -> str:
 
 
 def attribution(licences: dict[str, int]) -> dict[str, list[str]]:
-    """Licences that ask for attribution, and those of them that ask for sharing alike."""
-    asking = [name for name in licences if re.match(r"cc-by\b", name, re.IGNORECASE)]
-    return {"attribution": asking, "share_alike": [name for name in asking if re.search(r"-sa\b", name, re.IGNORECASE)]}
+    """Licences that ask for attribution, alone or beside others, and those of them that ask for sharing alike."""
+    asking = [name for name in licences if re.search(r"\bcc[- ]by\b", name, re.IGNORECASE)]
+    alike = [name for name in asking if re.search(r"\bcc[- ]by(-nc)?-sa\b", name, re.IGNORECASE)]
+    return {"attribution": asking, "share_alike": alike}
 
 
 def markdown(value: Any) -> str:

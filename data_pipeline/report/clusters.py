@@ -134,7 +134,7 @@ def _segments(kind: str, words: list[str]) -> list[Segment]:
     """A run of words of one text that is equal in both, or not."""
     text = "".join(words)
     if kind != "equal":
-        parts = re.split(r"(\s*\n\s*|\s+\Z)", text)  # what is marked ends with its line
+        parts = re.split(r"((?<!\s)(?:\s*\n\s*|\s+\Z))", text)  # what is marked ends with its line
         return [Segment("differs" if part.strip() else "same", part) for part in parts if part]
     if len(words) <= 3 * _AROUND:
         return [Segment("same", text)]

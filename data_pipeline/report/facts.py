@@ -52,6 +52,7 @@ class Facts:
     lengths_kept: np.ndarray  # (bins,)
     lengths_dropped: np.ndarray
     languages: list[dict[str, Any]]  # empty where no document has one
+    has_code: bool  # whether a document is source code
     revisions: dict[str, list[str] | None]  # by source; None where they are too many to name
     duplicates: Duplicates
     paragraphs: list[dict[str, Any]]  # examples of those that were removed
@@ -63,6 +64,11 @@ class Facts:
         """Documents, bytes and tokens of all splits."""
         splits = self.manifest["splits"].values()
         return {unit: sum(split[unit] for split in splits) for unit in ("documents", "bytes", "tokens")}
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """How many evaluation texts were looked for, and why others were not; None where it is not known."""
+        return self.manifest.get("evaluation")
 
     @property
     def repairs(self) -> dict[str, int]:
@@ -113,6 +119,7 @@ def gather(out: Path, executor: Executor | None = None) -> Facts:
         lengths_kept=published.lengths,
         lengths_dropped=lengths_dropped,
         languages=_languages(published, languages_dropped),
+        has_code=published.has_code,
         revisions={
             source: sorted(found) if len(found) <= MOST_REVISIONS else None
             for source, found in published.revisions.items()

@@ -23,7 +23,10 @@ class Contamination:
 
 
 def repeated_paragraphs(stages: Path) -> list[dict[str, Any]]:
-    """The removed paragraphs that took most bytes: `example`, `document`, and over all shards `count` and `bytes`."""
+    """The removed paragraphs that took most bytes: `example`, `document`, and over all shards `count` and `bytes`.
+
+    Both numbers are at least so large: a shard lists only the paragraphs that took most bytes in it.
+    """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(stages.glob("*_deduplicate/removed/*.jsonl")):
         for row in read_rows(path):

@@ -66,12 +66,14 @@ class Dropped:
 class Published:
     """What the published documents' index and provenance hold."""
 
+    has_code: bool = False
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(len(LENGTH_EDGES) - 1, np.int64))
     languages: dict[str, list[int]] = field(default_factory=dict)  # documents and bytes
     revisions: dict[str, set[str]] = field(default_factory=dict)  # by source; one more than MOST_REVISIONS means many
 
     def merge(self, other: Published) -> None:
         """Add what another shard holds; the order of merging does not matter."""
+        self.has_code |= other.has_code
         self.lengths += other.lengths
         for language, (documents, size) in other.languages.items():
             self.add_language(language, documents, size)
@@ -136,6 +138,7 @@ def survey_shard(path: Path) -> Published:
     for row, size in zip(read_rows(records), sizes.tolist(), strict=True) if records.is_file() else ():
         found.add_language(row.get("language", ""), 1, size)
         found.add_revision(row["source"], row["revision"])
+        found.has_code |= row.get("kind") == "code"
     return found
 
 

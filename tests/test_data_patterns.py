@@ -1,0 +1,70 @@
+"""No regular expression goes back and forth: twice the text takes about twice the time, whatever it is made of."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+
+from data_pipeline.quality.words import split_piece
+from data_pipeline.report import clusters
+
+MODULES = (
+    *("cleaning", "masking", "dedup.paragraphs"),
+    *("quality.code_signals", "quality.prose_signals", "quality.words"),
+)
+# These only see lines of at most 80 characters, twelve characters, or pieces of at most a thousand.
+BOUNDED = {"_BOILERPLATE", "_VERSION", "_URL", "_CONTRACTION", "_SUFFIX"}
+UNITS = (
+    *("(", "[", "{{", ")", " ", "\n", "\t", ".", ",", ":", "-", "—", "…", "1", "a", "A", "é", "_", "'", '"', "`", "\\"),
+    *("<", "#", "/", "@", "*", "=", "( ", ", ", "1.", "1 ", "a.", "a@", "a:", "/*", "{{ "),
+)
+
+
+def patterns() -> dict[str, re.Pattern[str]]:
+    found = {}
+    for module in MODULES:
+        for name, value in vars(importlib.import_module(f"data_pipeline.{module}")).items():
+            if isinstance(value, re.Pattern) and name not in BOUNDED:
+                found[f"{module}.{name}"] = value
+    return found
+
+
+def seconds(function: Callable[[str], object], text: str) -> float:
+    """The shorter of two runs, in seconds of this process."""
+    times = []
+    for _ in range(2):
+        started = time.process_time()
+        function(text)
+        times.append(time.process_time() - started)
+    return min(times)
+
+
+def grows_evenly(function: Callable[[str], object], unit: str, before: str, after: str, size: int) -> bool:
+    """Whether four times as long a text takes less than ten times as long; quadratic would be sixteen."""
+    small, large = (f"{before}{unit * (count // len(unit))}{after}" for count in (size, 4 * size))
+    return seconds(function, large) < 10 * max(seconds(function, small), 0.0005)
+
+
+@pytest.mark.parametrize("name", patterns())
+def test_the_time_of_a_pattern_grows_with_the_text(name: str) -> None:
+    pattern = patterns()[name]
+
+    def search(text: str) -> int:
+        return sum(1 for _ in pattern.finditer(text))
+
+    slow = [unit for unit in UNITS for around in ("", "word") if not grows_evenly(search, unit, around, around, 1000)]
+    assert not slow
+
+
+@pytest.mark.parametrize("unit", ["—", "…", "_", "@", "a@", "a.", "(", "a-", "'"])
+def test_the_time_of_cutting_a_piece_grows_with_the_piece(unit: str) -> None:
+    assert grows_evenly(split_piece, unit, "", "a.b", 4000)
+    assert "".join(split_piece(unit * 3000 + "a.b")) == unit * 3000 + "a.b"
+
+
+def test_the_time_of_comparing_texts_grows_with_their_spaces() -> None:
+    assert grows_evenly(lambda text: clusters.compare(text, "other words"), " ", "word", "word", 2000)
