@@ -63,7 +63,7 @@ def write_documents(command: DataCommand, path: Path) -> tuple[int, float]:
     """All documents into one file; returns their number and megabytes."""
     sources = (PackagedWikipedia(), PackagedWikipedia(language="es", name="spanish"), PythonCode(max_bytes=50_000_000))
     with tempfile.TemporaryDirectory() as folder:
-        for task, part in collect.plan(sources, CollectionConfig(), Path(command.downloads)).items():
+        for task, part in collect.tasks_of(collect.plan(sources, CollectionConfig(), Path(command.downloads))).items():
             collect.collect_part(task, Path(folder), part)
         shards = sorted(Path(folder).glob("*.jsonl"))
         total = sum(1 for shard in shards for _ in read_documents(shard))

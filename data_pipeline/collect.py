@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -53,19 +54,27 @@ class Part:
     config: CollectionConfig
 
 
-def plan(sources: Iterable[kinds.Source], config: CollectionConfig, downloads: Path) -> dict[str, Part]:
+def plan(sources: Iterable[kinds.Source], config: CollectionConfig, downloads: Path) -> list[Part]:
     """Find what there is to read, downloading packages into `downloads`; the texts themselves stay unread.
-
-    Parts have names that count within their source: one more of a source leaves those of the others as they are.
 
     Raises:
         UserError: a source is missing, empty or out of reach.
     """
-    return {
-        f"{number:02d}_{place:05d}": Part(source, number, items, state, config)
+    return [
+        Part(source, number, items, state, config)
         for number, source in enumerate(sources)
-        for place, (items, state) in enumerate(READERS[type(source)].plan(source, config, downloads))
-    }
+        for items, state in READERS[type(source)].plan(source, config, downloads)
+    ]
+
+
+def tasks_of(parts: Iterable[Part]) -> dict[str, Part]:
+    """Each part under the name of its task. Names count within a source: one part more leaves other sources' alone."""
+    counts: Counter[int] = Counter()
+    named = {}
+    for part in parts:
+        named[f"{part.number:02d}_{counts[part.number]:05d}"] = part
+        counts[part.number] += 1
+    return named
 
 
 def local_files(parts: Iterable[Part]) -> list[str]:

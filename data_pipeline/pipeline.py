@@ -41,7 +41,7 @@ def curate(config: DataConfig, out: Path, workers: int, executor: str = "process
     with ExitStack() as stack:
         stack.enter_context(only_process_in(stages))
         run = Run.begin(stages / "run")
-        parts = collect.plan(config.sources, config.collection, out.parent / "downloads")
+        parts = collect.tasks_of(collect.plan(config.sources, config.collection, out.parent / "downloads"))
         chosen = stack.enter_context(open_executor(executor, workers, run, collect.local_files(parts.values())))
         runner = StageRunner(
             stages,
