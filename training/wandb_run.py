@@ -34,8 +34,8 @@ PATIENCE = {
 }
 
 
-# Seconds for each of two such waits after a request to stop: whoever asked, such as `torchrun`, kills the run 30 seconds later, and
-# its step and checkpoint come first. What is left can be uploaded with `wandb sync`.
+# Seconds for each of the two waits at the end after a request to stop: whoever asked, such as `torchrun`, kills the run
+# 30 seconds later, and its step and checkpoint come first. What is left can be uploaded with `wandb sync`.
 HURRY = 5.0
 
 
