@@ -115,13 +115,12 @@ class Peer:
 
     @torch.no_grad()
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Nats of every target, (batch, time) fp32."""
+        """Nats of every target, (batch, time) fp32 on the CPU."""
         inputs, targets = to_device((inputs, targets), self.device)
         with self.precision.autocast(self.device):
             logits = self.model(inputs, targets)[0]
-        return torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), reduction="none"
-        ).view(targets.shape)
+        losses = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        return losses.view(targets.shape).cpu()
 
 
 def random_windows(tokens: np.ndarray, batch: int, context: int) -> tuple[Tensor, Tensor]:

@@ -118,7 +118,7 @@ class BudgetConfig:
     steps: int | None = None
     """Stop after this many optimizer steps."""
     minutes: float | None = None
-    """Stop after this much wall time, over all resumptions."""
+    """Stop after this much wall time, compiling included, over all resumptions."""
 
 
 @dataclass(frozen=True)
