@@ -1,4 +1,4 @@
-"""What each part of the recipe is worth: python -m benchmarks.ablation [--only NAME ...] [--seeds N] [--steps N].
+"""What each part of the recipe is worth: python -m benchmarks.ablation [--only NAME ...] [--seeds N] [--tokens N].
 
 Every variant changes one thing of a config; all see the same tokens in the same order, seed by seed. Finished runs are
 kept in a file, so the command can be interrupted and repeated.
@@ -17,10 +17,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.runs import Result, Results, spread, train
-from common.cli import run_command
+from benchmarks.runs import Result, Results, digest, spread, train
+from common.cli import load_config, override, run_command, to_dict
 from common.errors import UserError
 from common.runs import RUNS_ROOT
+from training.config import RunConfig
 
 # The flags that change one part of the recipe; "default" is the config as it is.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -66,7 +67,7 @@ class AblationCommand:
     tokens: int = 614_400
     """Training tokens of each run."""
     jobs: int = 1
-    """Runs at the same time, each with its share of the cores."""
+    """Runs at the same time; of several, each has one thread."""
     out: str = "benchmarks/results/ablation.jsonl"
     """Where finished runs are kept."""
 
@@ -79,8 +80,14 @@ def run_one(command: AblationCommand, variant: str, seed: int) -> Result:
     threads = 1 if command.jobs > 1 else None
     result = train(command.config, name, (*arguments, "--compile", "off", *VARIANTS[variant]), threads)
     shutil.rmtree(RUNS_ROOT / name, ignore_errors=True)
-    key = {"config": command.config, "variant": variant, "seed": seed, "budget": command.tokens}
-    return {**key, "jobs": command.jobs, **result}
+    return {**key_of(command, variant), "seed": seed, **result}
+
+
+def key_of(command: AblationCommand, variant: str) -> Result:
+    """What the result of a run depends on, beside its seed."""
+    config = override(load_config(command.config, RunConfig), VARIANTS[variant], variant)
+    about = {"config": command.config, "settings": digest(to_dict(config))}
+    return {**about, "variant": variant, "budget": command.tokens, "jobs": command.jobs}
 
 
 def show(command: AblationCommand, results: Results, variants: Sequence[str]) -> None:
@@ -100,8 +107,8 @@ def show(command: AblationCommand, results: Results, variants: Sequence[str]) ->
 
 
 def rows_of(command: AblationCommand, results: Results, variant: str) -> list[Result]:
-    key = {"config": command.config, "variant": variant, "budget": command.tokens}
-    return [row for row in results.rows if all(row[name] == value for name, value in key.items())]
+    key = key_of(command, variant).items()
+    return [row for row in results.rows if all(row.get(name) == value for name, value in key)]
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""nanoGPT, from a checkout that the user has, trained as its own `train.py` would, on our data and with bf16 autocast.
+"""nanoGPT, from a checkout that the user has, trained as its own `train.py` would, on our data and under autocast.
 
 Only its `model.py` is loaded. The loop is written here because its `train.py` runs on import, has no autocast on the
 CPU and reads nothing but its own files; what it does is kept: windows at random places with replacement, its
@@ -21,7 +21,10 @@ from torch import Tensor
 
 from common.errors import UserError
 from model.config import ModelConfig
+from model.device import Precision, PrecisionName, choose_precision
+from training.batches import to_device
 
+CPU, BF16 = torch.device("cpu"), Precision("bf16", "as its own train.py has it")
 BETAS, WEIGHT_DECAY, GRAD_CLIP = (0.9, 0.95), 0.1, 1.0  # the defaults of its train.py
 WARMUP = 0.05  # of the steps
 
@@ -45,11 +48,33 @@ def load_nanogpt(path: str) -> ModuleType:
     return module
 
 
+def precision_without_scaler(device: torch.device, name: PrecisionName) -> Precision:
+    """The precision of a loop that does not scale its loss.
+
+    Raises:
+        UserError: it is fp16, whose small gradients would be lost.
+    """
+    precision = choose_precision(device, name)
+    if precision.name == "fp16":
+        raise UserError("benchmarks have no gradient scaler for fp16; choose --precision bf16 or fp32")
+    return precision
+
+
 class Peer:
     """One nanoGPT model in training."""
 
-    def __init__(self, path: str, shape: ModelConfig, lr: float, seed: int, compiled: bool) -> None:
+    def __init__(
+        self,
+        path: str,
+        shape: ModelConfig,
+        lr: float,
+        seed: int,
+        compiled: bool,
+        device: torch.device = CPU,
+        precision: Precision = BF16,
+    ) -> None:
         """`shape` gives layers, width, heads, vocabulary and context; nothing else of it is used."""
+        self.device, self.precision = device, precision
         module = load_nanogpt(path)
         torch.manual_seed(seed)
         config: Any = module.GPTConfig(
@@ -61,8 +86,8 @@ class Peer:
             dropout=0.0,
             bias=False,
         )
-        self.model = module.GPT(config)
-        self.optimizer = self.model.configure_optimizers(WEIGHT_DECAY, lr, BETAS, "cpu")
+        self.model = module.GPT(config).to(device)
+        self.optimizer = self.model.configure_optimizers(WEIGHT_DECAY, lr, BETAS, device.type)
         self.lr = lr
         self.network: Callable[[Tensor, Tensor], Any] = torch.compile(self.model) if compiled else self.model
 
@@ -70,8 +95,8 @@ class Peer:
         """One optimizer step over micro-batches of (inputs, targets), each (batch, time); returns the mean loss."""
         total = 0.0
         for inputs, targets in micro_batches:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = self.network(inputs, targets)[1] / accumulation
+            with self.precision.autocast(self.device):
+                loss = self.network(*to_device((inputs, targets), self.device))[1] / accumulation
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRAD_CLIP)
@@ -90,12 +115,12 @@ class Peer:
 
     @torch.no_grad()
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Nats of every target, (batch, time) fp32."""
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        """Nats of every target, (batch, time) fp32 on the CPU."""
+        inputs, targets = to_device((inputs, targets), self.device)
+        with self.precision.autocast(self.device):
             logits = self.model(inputs, targets)[0]
-        return torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), reduction="none"
-        ).view(targets.shape)
+        losses = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        return losses.view(targets.shape).cpu()
 
 
 def random_windows(tokens: np.ndarray, batch: int, context: int) -> tuple[Tensor, Tensor]:

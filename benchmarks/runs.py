@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import statistics
@@ -35,6 +36,11 @@ class Results:
         self.rows.append(row)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def digest(value: Any) -> str:
+    """A short name of a JSON value: what a finished run depended on, whatever the file was called."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def train(config: str, name: str, arguments: Sequence[str], threads: int | None = None) -> Result:

@@ -26,12 +26,13 @@ import tyro  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from benchmarks.peer import Peer, random_windows  # noqa: E402
-from benchmarks.runs import Result, Results, spread, train  # noqa: E402
-from common.cli import load_config, run_command  # noqa: E402
+from benchmarks.peer import Peer, precision_without_scaler, random_windows  # noqa: E402
+from benchmarks.runs import Result, Results, digest, spread, train  # noqa: E402
+from common.cli import load_config, run_command, to_dict  # noqa: E402
 from common.runs import RUNS_ROOT  # noqa: E402
 from data_pipeline.shards import Dataset  # noqa: E402
 from model import Decoder, ModelConfig  # noqa: E402
+from model.device import choose_device  # noqa: E402
 from training.config import RunConfig  # noqa: E402
 
 MICRO_BATCH = 8  # windows of nanoGPT
@@ -78,7 +79,9 @@ def run_peer(command: TimeToLossCommand, rate: float, seed: int) -> Result:
     dataset = Dataset(config.data.directory)
     shape = in_size_of_nanogpt(command, config.model)
     accumulation = command.tokens_per_step // (MICRO_BATCH * shape.context_length)
-    peer = Peer(command.peer, shape, rate, seed, command.compiled)
+    device = choose_device(config.device)
+    precision = precision_without_scaler(device, config.precision)
+    peer = Peer(command.peer, shape, rate, seed, command.compiled, device, precision)
     stream = dataset.split("train")
     tokens = stream.read(0, len(stream)).astype(np.uint16)
     started = time.perf_counter()
@@ -121,21 +124,36 @@ def run_ours(command: TimeToLossCommand, seconds: float, seed: int, same_size: b
     return {"parameters": Decoder(model).parameter_count(), **result}
 
 
-def measure(command: TimeToLossCommand, results: Results) -> dict[str, list[Result]]:
-    """All runs by who ran, one a seed, nanoGPT's at its best rate; those done before are not repeated.
+def what_peer_depends_on(command: TimeToLossCommand) -> Result:
+    """Not our optimizer: a change to that leaves nanoGPT's runs as they are."""
+    config = load_config(command.config, RunConfig)
+    data = Dataset(config.data.directory).fingerprint
+    of_ours = [data, config.model.vocab_size, config.model.context_length, config.precision, config.device]
+    about = {name: getattr(command, name) for name in ("layers", "width", "steps", "tokens_per_step", "compiled")}
+    return {**about, "settings": digest(of_ours)}
 
-    Ours follow nanoGPT's seed by seed, so that a machine that changes its speed does so for all.
+
+def what_ours_depends_on(command: TimeToLossCommand) -> Result:
+    settings = digest(to_dict(load_config(command.config, RunConfig)))
+    return {"layers": command.layers, "width": command.width, "settings": settings}
+
+
+def measure(command: TimeToLossCommand, results: Results) -> tuple[list[Result], dict[str, list[Result]]]:
+    """nanoGPT's trials, and all runs by who ran, one a seed, nanoGPT's at its best rate.
+
+    Those done before are not repeated. Ours follow nanoGPT's seed by seed, so that a machine that changes its speed
+    does so for all.
     """
-    about = {name: getattr(command, name) for name in ("config", "layers", "width", "steps", "tokens_per_step")}
 
-    def once(run: Callable[..., Result], *arguments: Any, **key: Any) -> Result:
-        if not results.find(**about, **key):
-            results.add({**about, **key, **run(command, *arguments)})
-        return results.find(**about, **key) or {}
+    def once(run: Callable[..., Result], *arguments: Any, **who: Any) -> Result:
+        key = {**(what_ours_depends_on if run is run_ours else what_peer_depends_on)(command), **who}
+        if not results.find(**key):
+            results.add({"config": command.config, **key, **run(command, *arguments)})
+        return results.find(**key) or {}
 
     trials = [once(run_peer, rate, 0, who="trial", rate=rate) for rate in command.rates]
     if command.trials_only:
-        return {}
+        return trials, {}
     best = min(trials, key=lambda row: row["val/loss"])["rate"]
     runs: dict[str, list[Result]] = {f"nanoGPT at {best:g}": [], OURS: [], f"{OURS}, in its size": []}
     for seed in range(command.seeds):
@@ -145,15 +163,14 @@ def measure(command: TimeToLossCommand, results: Results) -> dict[str, list[Resu
         for rows, same_size in zip(ours, (False, True), strict=True):
             key = {"who": OURS, "same_size": same_size, "given": seconds, "seed": seed}
             rows.append(once(run_ours, seconds, seed, same_size, **key))
-    return runs
+    return trials, runs
 
 
 def main(argv: Sequence[str]) -> None:
     command = tyro.cli(TimeToLossCommand, args=argv, prog="python -m benchmarks.time_to_loss")
     Path(command.out).parent.mkdir(parents=True, exist_ok=True)
     results = Results(Path(command.out))
-    runs = measure(command, results)
-    tried = [row for row in results.rows if row["who"] == "trial"]
+    tried, runs = measure(command, results)
     if not runs:
         print(*(f"nanoGPT at {row['rate']:g}: {row['val/loss']:.4f}" for row in tried), sep="\n")
         return

@@ -17,13 +17,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from benchmarks.peer import load_nanogpt
+from benchmarks.peer import load_nanogpt, precision_without_scaler
 from benchmarks.table import Measurement, alternate, report
 from benchmarks.worker import Variant
 from common.cli import override, parse_command, run_command
 from common.errors import UserError
 from common.threads import unbound
-from model.device import choose_device, choose_precision
+from model.device import choose_device
 from training.config import RunConfig
 
 Aspect = Literal["precision", "allocator", "checkpointing", "compile", "processes"]
@@ -91,7 +91,7 @@ def variants_of(command: BenchmarkCommand) -> dict[str, Variant]:
     """What to measure, the first being what the others are compared with."""
     config = replace(command.config, compile="off")
     device = choose_device(config.device)
-    precision = choose_precision(device, config.precision).name
+    precision = precision_without_scaler(device, config.precision).name
     variants = {f"{precision}": Variant(config)}
     if "compile" in command.vary:
         variants[f"{precision}, compiled"] = Variant(replace(config, compile="on"))
@@ -108,6 +108,7 @@ def variants_of(command: BenchmarkCommand) -> dict[str, Variant]:
         flags = shlex.split(" ".join(f"--{item.strip()}" for item in fields.split(",")))
         changed = override(config, flags, "--against")
         changed.check()
+        precision_without_scaler(choose_device(changed.device), changed.precision)  # for its error
         variants[fields] = Variant(changed)
     if command.peer:
         load_nanogpt(command.peer)  # for its error, before anything is started

@@ -15,6 +15,7 @@ from typing import IO, Any
 from common.errors import UserError
 
 TEMPORARY_SUFFIX = ".tmp"
+REPLACED_SUFFIX = f".replaced{TEMPORARY_SUFFIX}"
 
 
 @contextmanager
@@ -53,8 +54,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             if file.is_file():
                 sync_file(file)
         sync_directory(temporary)
-        replaced = path.with_name(f"{path.name}.replaced{TEMPORARY_SUFFIX}")
+        replaced = path.with_name(path.name + REPLACED_SUFFIX)
         if path.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
             # Moved away first: deleting a large directory takes long, and until the next line there is none.
             os.rename(path, replaced)
         os.rename(temporary, path)
@@ -93,7 +95,11 @@ def only_process_in(directory: Path) -> Iterator[None]:
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Sweep what a killed process left half-written in `directory`."""
+    """Sweep what a killed process left half-written in `directory`, and put back what it was about to replace."""
+    for replaced in directory.glob(f"*{REPLACED_SUFFIX}"):
+        path = replaced.with_name(replaced.name.removesuffix(REPLACED_SUFFIX))
+        if not path.exists():
+            replaced.rename(path)
     for leftover in directory.glob(f"*{TEMPORARY_SUFFIX}"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)

@@ -50,7 +50,7 @@ class Checkpoint:
         return math.inf if loss is None else float(loss)
 
     def verify(self) -> None:
-        """Raises CheckpointError when a file is missing, truncated or altered."""
+        """Raises CheckpointError when a file is missing, truncated, altered or cannot be read."""
         try:
             manifest = read_json(self.path / "manifest.json")
             files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
@@ -60,9 +60,14 @@ class Checkpoint:
             file = self.path / name
             if not file.is_file():
                 raise CheckpointError(f"{self.path}: {name} is missing")
-            if file.stat().st_size != size:
-                raise CheckpointError(f"{self.path}: {name} has {file.stat().st_size} bytes, not {size}")
-            if sha256_of(file) != sha256:
+            try:
+                found = file.stat().st_size
+                same = found == size and sha256_of(file) == sha256
+            except OSError as error:
+                raise CheckpointError(f"{self.path}: {name} cannot be read ({error})") from error
+            if found != size:
+                raise CheckpointError(f"{self.path}: {name} has {found} bytes, not {size}")
+            if not same:
                 raise CheckpointError(f"{self.path}: {name} does not have the sha256 it was written with")
 
 

@@ -29,6 +29,15 @@ def bind_threads() -> None:
         os.environ.setdefault("OMP_PLACES", "cores")
 
 
+def unbind() -> None:
+    """Let this thread run on all cores that the process was given, and so all that it starts from now on.
+
+    For work that is not done on the CPU: the bound thread would share its one core with those that feed the device.
+    """
+    if hasattr(os, "sched_setaffinity"):  # not in macOS and Windows, where nothing is bound
+        os.sched_setaffinity(0, GIVEN)
+
+
 @contextmanager
 def unbound() -> Iterator[None]:
     """Within, what this thread starts may run on all cores that the process was given.
@@ -40,7 +49,7 @@ def unbound() -> Iterator[None]:
         yield
         return
     bound = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, GIVEN)
+    unbind()
     try:
         yield
     finally:

@@ -184,7 +184,7 @@ def show(run: Run, summary: dict[str, Any]) -> None:
     out = Console(highlight=False)
     out.print(table)
     out.print(f"report   {run.report}\nsummary  {run.summary}", markup=False, soft_wrap=True)
-    out.print(f'next     python sample.py --run {run.name} --prompt "The river"', markup=False, soft_wrap=True)
+    out.print(f'next     python sample.py --run {run.path} --prompt "The river"', markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from common.errors import UserError
+from common.threads import unbind
 
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -17,14 +18,24 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 def choose_device(name: DeviceName, local_rank: int = 0) -> torch.device:
     """The asked device, or with "auto" the best one present: CUDA, then Apple's MPS, then the CPU.
 
+    Unless it is the CPU, whose threads each keep a core, this thread is free to run on all cores from then on.
+
     Raises:
-        UserError: the asked device is not on this machine.
+        UserError: the asked device is not on this machine, or there are fewer GPUs than processes.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name != "auto" and not present[name]:
         found = ", ".join(device for device, here in present.items() if here)
         raise UserError(f"device {name!r} is not available here (found: {found}); use --device auto")
     kind = next(device for device, here in present.items() if here) if name == "auto" else name
+    if kind == "cuda" and local_rank >= torch.cuda.device_count():
+        gpus = torch.cuda.device_count()
+        raise UserError(
+            f"process {local_rank + 1} of this machine has no GPU, there being {gpus}; start at most as many processes "
+            f"as GPUs (torchrun --nproc-per-node {gpus}), or use --device cpu"
+        )
+    if kind != "cpu":
+        unbind()
     return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
 
 
@@ -56,9 +67,12 @@ def choose_precision(device: torch.device, name: PrecisionName) -> Precision:
     if name != "auto":
         return Precision(name, "as configured")
     if device.type == "cuda":
-        if torch.cuda.get_device_capability(device) >= (8, 0):
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= (8, 0):
             return Precision("bf16", "this GPU has bf16 tensor cores")
-        return Precision("fp16", "this GPU has fp16 but no bf16 tensor cores")
+        if capability >= (7, 0):
+            return Precision("fp16", "this GPU has fp16 but no bf16 tensor cores")
+        return Precision("fp32", "this GPU has no tensor cores")
     if device.type == "cpu":
         if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
             return Precision("bf16", "this CPU has bf16 instructions")

@@ -27,7 +27,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
@@ -46,7 +45,7 @@ from training.batches import Batches
 from training.checkpoints import take_snapshot
 from training.config import RunConfig
 from training.diagnosis import TrainingDiverged
-from training.distribution import process_group, whole, world_from_environment
+from training.distribution import clip_gradients, local_part, process_group, whole, world_from_environment
 from training.job import Job
 from training.loop import accumulate_gradients
 from training.plan import BatchSplit, split_batch
@@ -62,10 +61,10 @@ def leave(**seen: Any) -> None:
     Path(f"rank_{RANK}.json").write_text(json.dumps(seen), encoding="utf-8")
 
 
-def join_again(backend: str) -> None:
+def join_again(backend: str, **options: Any) -> None:
     """Start one process group of several: torchrun's store still has the addresses of those before."""
     store, rank, size = next(rendezvous("env://"))
-    join(backend, store=dist.PrefixStore(f"group_{next(numbers)}", store), rank=rank, world_size=size)
+    join(backend, **options, store=dist.PrefixStore(f"group_{next(numbers)}", store), rank=rank, world_size=size)
 
 
 numbers, join = itertools.count(), dist.init_process_group
@@ -188,7 +187,7 @@ def nan_on_one_rank(argv: list[str]) -> None:
     def event(job: Job) -> None:
         if job.progress.step == 2:
             jobs.append(job)
-            before.update({name: local(value).clone() for name, value in job.model.named_parameters()})
+            before.update({name: local_part(value).detach().clone() for name, value in job.model.named_parameters()})
             if RANK == WORLD - 1:
                 job.model.blocks[-1].register_forward_hook(lambda module, inputs, output: output * torch.nan)
 
@@ -198,7 +197,7 @@ def nan_on_one_rank(argv: list[str]) -> None:
         try:
             train.main([*argv, "--distribution.strategy", strategy, "--name", strategy])
         except TrainingDiverged as error:
-            after = {name: local(value) for name, value in jobs[-1].model.named_parameters()}
+            after = {name: local_part(value).detach() for name, value in jobs[-1].model.named_parameters()}
             untouched = after.keys() == before.keys() and all(
                 value.equal(before[name]) for name, value in after.items()
             )
@@ -211,13 +210,18 @@ def nan_on_one_rank(argv: list[str]) -> None:
 
 
 def spikes_on_one_rank(argv: list[str]) -> None:
-    """The last process alone has a loss far too large in step 8 and NaN in step 10; all say which steps did nothing."""
+    """The last process alone has a loss far too large in step 8, NaN in step 10 and a norm far too large in step 11.
+
+    All say which steps did nothing.
+    """
     training.spikes.WINDOW = 6
     before: dict[str, torch.Tensor] = {}
     unchanged: list[int] = []
+    steps: list[int] = []
 
     def spiking(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int]:
-        weights = {name: local(value).clone() for name, value in job.model.named_parameters()}
+        steps.append(job.progress.step)
+        weights = {name: local_part(value).detach().clone() for name, value in job.model.named_parameters()}
         if job.progress.step and all(value.equal(before[name]) for name, value in weights.items()):
             unchanged.append(job.progress.step)
         before.update(weights)
@@ -229,7 +233,11 @@ def spikes_on_one_rank(argv: list[str]) -> None:
         hook.remove()
         return losses * (100 if last and job.progress.step == 7 else 1), tokens
 
-    training.loop.accumulate_gradients = spiking
+    def clip(model: nn.Module, largest: float) -> float:
+        norm = clip_gradients(model, largest)
+        return norm * (1e6 if RANK == WORLD - 1 and steps[-1] == 10 else 1)
+
+    training.loop.accumulate_gradients, training.loop.clip_gradients = spiking, clip
     said = {}
     for strategy in STRATEGIES:
         unchanged.clear()
@@ -253,21 +261,17 @@ def overflow_on_one_rank(argv: list[str]) -> None:
     """In the third step a gradient overflows that the last process alone holds; every process says its scales."""
     scales = []
 
-    def overflowing(job: Job, network: nn.Module) -> tuple[float, int]:
+    def overflowing(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int]:
         scales.append(job.scaler.get_scale())
-        result = accumulate_gradients(job, network)
+        result = accumulate_gradients(job, split)
         if RANK == WORLD - 1 and job.progress.step == 2:
             assert job.model.embedding.weight.grad is not None
-            local(job.model.embedding.weight.grad)[0, 0] = torch.inf
+            local_part(job.model.embedding.weight.grad)[0, 0] = torch.inf
         return result
 
     training.loop.accumulate_gradients = overflowing
     train.main(argv)
     leave(scales=scales)
-
-
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
 def count_exchanges(argv: list[str]) -> None:
@@ -323,6 +327,7 @@ def validate_spread(argv: list[str]) -> None:
         result = validate(job.model, job.dataset, job.world, job.device, job.precision, batch=1)
         assert result is not None
         said[strategy] = result.loss
+        said["patience"] = dist.group.WORLD._get_backend(CPU).options._timeout.total_seconds()
         said["windows"] = len(job.dataset.split("val").scoring_windows(job.config.model.context_length, 0))
     leave(**said)
 
@@ -340,7 +345,7 @@ def load_and_gather(argv: list[str]) -> None:
         ]
         kept = bool(snapshot.weights or snapshot.optimizer)
         states = [state for optimizer in job.optimizers for state in optimizer.state.values()]
-        held = [local(value).untyped_storage().nbytes() for state in states for value in state.values()]
+        held = [local_part(value).detach().untyped_storage().nbytes() for state in states for value in state.values()]
         share = sum(held) / sum(value.nbytes for value in files[1].values())
         said[strategy] = {"same": same, "kept": kept, "share": share}
     leave(**said)

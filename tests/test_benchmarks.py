@@ -6,14 +6,16 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import torch
 from test_data_helpers import prose
-from tiny import run_train
+from tiny import make_dataset, run_train
 
 import train as train_program
 from benchmarks import ablation, data, time_to_loss
-from benchmarks.peer import load_nanogpt
+from benchmarks.peer import Peer, load_nanogpt
 from benchmarks.runs import Results, spread, train
 from benchmarks.table import report
 from benchmarks.training import BenchmarkCommand, Worker, variants_of
@@ -23,6 +25,7 @@ from common.errors import UserError
 from common.files import read_json
 from data_pipeline.documents import Document
 from model.config import ModelConfig
+from model.device import Precision
 from training.config import BatchConfig, RunConfig
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -137,6 +140,49 @@ def test_finished_runs_are_kept(tmp_path: Path) -> None:
     assert again.find(who="ours", seed=1) == {"who": "ours", "seed": 1, "val/loss": 3.0}
     assert again.find(who="ours", seed=2) is None
     assert spread([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0"
+
+
+def test_a_run_is_known_by_what_it_was_made_of(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the path of its config; nanoGPT's do not depend on our optimizer."""
+    monkeypatch.chdir(project)
+    command = time_to_loss.TimeToLossCommand("", "tiny.py")
+    ablated = ablation.AblationCommand("tiny.py")
+
+    def keys() -> list[object]:
+        ours, theirs = time_to_loss.what_ours_depends_on(command), time_to_loss.what_peer_depends_on(command)
+        return [ablation.key_of(ablated, "default"), ours, theirs]
+
+    before = keys()
+    text = (project / "tiny.py").read_text()
+    (project / "tiny.py").write_text(text.replace("dropout=0.1", "dropout=0.2"))
+    assert [one == other for one, other in zip(before, keys(), strict=True)] == [False, False, True]
+    (project / "tiny.py").write_text(text)
+    make_dataset(project / "data" / "tiny", seed=1)
+    assert [one == other for one, other in zip(before, keys(), strict=True)] == [True, True, False]
+    command = replace(command, compiled=False)
+    assert keys()[2] != time_to_loss.what_peer_depends_on(replace(command, compiled=True))
+    assert ablation.key_of(replace(ablated, jobs=2), "default") != before[0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_nanogpt_computes_as_asked(nanogpt: str, precision: Literal["fp32", "bf16"]) -> None:
+    shape = replace(TINY.model, layers=1)
+    peer = Peer(nanogpt, shape, 1e-3, 0, compiled=False, precision=Precision(precision, ""))
+    seen: list[torch.dtype] = []
+    peer.model.body.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    ids = torch.zeros(1, 32, dtype=torch.long)
+    peer.step([(ids, ids)], 1)
+    peer.losses(ids, ids)
+    assert seen == [Precision(precision, "").dtype] * 2
+
+
+def test_fp16_is_refused_where_nothing_scales_the_loss() -> None:
+    for command in (
+        BenchmarkCommand(replace(TINY, precision="fp16"), vary=()),
+        BenchmarkCommand(TINY, vary=(), against=("precision fp16",)),
+    ):
+        with pytest.raises(UserError, match="no gradient scaler"):
+            variants_of(command)
 
 
 def test_time_to_loss(

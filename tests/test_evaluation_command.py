@@ -67,7 +67,7 @@ def test_what_is_printed_is_what_is_in_the_summary(world: World) -> None:
     text, summary = (world.root / "output.txt").read_text(encoding="utf-8"), summary_of(world)
     for figure in (summary["val_loss"], summary["val_bits_per_byte"], summary["baselines"]["trigram"]["loss"]):
         assert f"{figure:.3f}" in text
-    for line in ("runs/tiny/report.html", "runs/tiny/summary.json", "python sample.py --run tiny"):
+    for line in ("runs/tiny/report.html", "runs/tiny/summary.json", "python sample.py --run runs/tiny"):
         assert line in text
 
 

@@ -28,17 +28,43 @@ with unbound():
 print(len(os.sched_getaffinity(0)), flush=True)
 """
 
+# Work for a GPU is not bound, though the threads of parallel regions on the CPU are.
+ON_A_GPU = """
+import os
+from common.threads import bind_threads
+bind_threads()
+import torch
+from model.device import choose_device
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 1
+choose_device("cpu")
+print(len(os.sched_getaffinity(0)))
+choose_device("auto")
+torch.ones(300, 300) @ torch.ones(300, 300)
+print(len(os.sched_getaffinity(0)))
+"""
+
 several_cores = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores, and Linux"
 )
 
 
-@several_cores
-def test_what_a_bound_process_starts_can_have_all_cores() -> None:
+def affinities(program: str) -> list[int]:
+    """The numbers of cores that a program prints, run in a process that binds its threads."""
     variables = environment(PYTHONPATH=str(PROJECT))
     variables.pop("OMP_NUM_THREADS", None)
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=variables, capture_output=True, text=True, check=True)
-    assert [int(line) for line in done.stdout.split()] == [1, 1, len(os.sched_getaffinity(0)), 1]
+    done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True)
+    return [int(line) for line in done.stdout.split()]
+
+
+@several_cores
+def test_what_a_bound_process_starts_can_have_all_cores() -> None:
+    assert affinities(PROGRAM) == [1, 1, len(os.sched_getaffinity(0)), 1]
+
+
+@several_cores
+def test_a_process_that_works_on_a_gpu_has_all_cores() -> None:
+    assert affinities(ON_A_GPU) == [1, len(os.sched_getaffinity(0))]
 
 
 @several_cores

@@ -145,6 +145,34 @@ def test_server_that_hangs_in_the_middle(project: Path, server: Server, tmp_path
     assert_every_step_arrived(only_run(server), read_metrics(run))
 
 
+def test_a_run_that_was_asked_to_stop_does_not_wait_for_a_server_that_hangs(
+    project: Path, server: Server, tmp_path: Path
+) -> None:
+    """`torchrun` would kill it after half a minute; what the server did not take can be uploaded later."""
+    command = train_command(*ONLINE, "--budget.steps", "100000", "--compile", "off")
+    process = subprocess.Popen(
+        command, cwd=project, env=environment(**server.environment()), stderr=subprocess.PIPE, text=True
+    )
+    run = project / "runs" / "tiny"
+    while not has_logged(8)(run):  # two samples are being uploaded by now
+        assert process.poll() is None
+        time.sleep(0.005)
+    server.hanging = True
+    time.sleep(1)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0 and "stopped as asked" in stderr, stderr
+    assert time.monotonic() - asked < 15
+
+    server.hanging = False
+    (directory,) = run.glob("wandb/run-*")
+    assert f"wandb sync --no-skip-online {directory.relative_to(project)}" in stderr
+    sync = [WANDB, "sync", "--no-skip-online", str(directory)]
+    subprocess.run(sync, cwd=tmp_path, check=True, env=environment(**server.environment()), timeout=200)
+    assert_every_step_arrived(only_run(server), read_metrics(run))
+
+
 def test_a_service_process_that_dies_does_not_stop_the_run(project: Path, server: Server) -> None:
     command = train_command(*ONLINE, "--budget.steps", "30")
     process = subprocess.Popen(

@@ -11,6 +11,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import kill_when, read_metrics, run_train
 
+from training.job import Job
+from training.plan import BatchSplit
+from training.validation import ValidationResult
+
 TENSORBOARD = "--tracking.tensorboard"
 
 
@@ -64,6 +68,30 @@ def test_run_that_falls_back_has_no_step_twice(project: Path) -> None:
     shutil.rmtree(project / "runs" / "tiny" / "checkpoints" / "step_00000012")
     run_train(project, TENSORBOARD, "--budget.steps", "14")
     assert_holds(load(project / "runs" / "tiny"), project / "runs" / "tiny")
+
+
+def test_a_step_whose_validation_was_cut_short_is_logged_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is logged when the run is resumed, and again when that is killed before its next checkpoint."""
+    arguments = (TENSORBOARD, "--budget.steps", "14", "--checkpoint.every", "100")
+    worse = ValidationResult(loss=2.0, bits_per_byte=1.0)  # than the first, so that nothing is saved
+    results = iter([ValidationResult(loss=1.0, bits_per_byte=1.0), None, worse, worse, worse])
+    monkeypatch.setattr("training.journal.validate", lambda *_: next(results))
+
+    def killed(job: Job, split: BatchSplit) -> None:
+        raise KeyboardInterrupt
+
+    assert "stopped as asked after step 12" in run_train(project, *arguments).stderr
+    time.sleep(1)
+    with monkeypatch.context() as patch:
+        patch.setattr("training.loop.accumulate_gradients", killed)
+        run_train(project, *arguments, expect=130)
+    time.sleep(1)
+    run_train(project, *arguments)
+    run = project / "runs" / "tiny"
+    assert [row["step"] for row in read_metrics(run)] == list(range(1, 15))
+    samples = [json.loads(line)["step"] for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert samples == [6, 12, 14]
+    assert_holds(load(run), run)
 
 
 def test_training_goes_on_without_the_package(project: Path) -> None:

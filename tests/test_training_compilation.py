@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_training_fsdp import run_program
-from tiny import losses, run_train
+from tiny import losses, read_metrics, run_train
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -23,8 +23,9 @@ from common.runs import Run
 from model import Decoder, ModelConfig
 from model.activations import Checkpointing
 from model.layers import Block
-from training.compilation import compile_blocks, set_up_compilation
+from training.compilation import compile_blocks, set_up_compilation, time_pass
 from training.job import Job
+from training.plan import BatchSplit
 
 COMPILE = nn.Module.compile
 
@@ -170,6 +171,59 @@ def test_a_compiled_run_goes_on_where_it_cannot_be_compiled(
     result = run_train(project, "--budget.steps", "8", "--compile", "auto")
     assert "compile: off, there is no C++ compiler" in result.stderr
     assert not passes and not decision(project)
+
+
+def test_all_shapes_of_a_run_are_compiled_before_it_starts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the opening and those after it: in the middle of the loop a failure would end the run."""
+    traced: list[str] = []
+    stage = ["set-up"]
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        traced.append(stage[-1])
+        return graph
+
+    def watched(job: Job, *arguments: Any) -> bool:
+        decided = set_up_compilation(job, *arguments)
+        stage.append("loop")
+        return decided
+
+    monkeypatch.setattr(Block, "compile", lambda block, **options: COMPILE(block, backend=backend, **options))
+    monkeypatch.setattr(training.run, "set_up_compilation", watched)
+    opening = ("--opening.fraction", "0.5", "--opening.tokens-per-step", "256", "--opening.context-length", "16")
+    torch._dynamo.reset()
+    run_train(project, "--budget.steps", "4", *opening, "--compile", "on")
+    torch._dynamo.reset()
+    assert set(traced) == {"set-up"}
+
+
+def test_the_decision_is_measured_on_the_passes_that_most_of_the_run_takes(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+
+    def shapes(job: Job, split: BatchSplit) -> float:
+        measured.append(split.sequence)
+        return time_pass(job, split)
+
+    monkeypatch.setattr("training.compilation.time_pass", shapes)
+    replace_blocks(monkeypatch, Block._call_impl)
+    opening = ("--opening.fraction", "0.5", "--opening.context-length", "16")
+    run_train(project, "--budget.steps", "2", *opening, "--compile", "on")
+    assert measured == [32, 32, 16]
+
+
+def test_compiling_is_part_of_the_wall_time(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where it takes all the rest of the budget there is one more step, validated and saved."""
+
+    def slow(*_: Any) -> bool:
+        time.sleep(0.7)
+        return False
+
+    monkeypatch.setattr(training.run, "set_up_compilation", slow)
+    run_train(project, "--budget.minutes", "0.01")
+    (row,) = read_metrics(project / "runs" / "tiny")
+    assert row["seconds"] >= 0.7 and "val/loss" in row
+    assert Run(project / "runs" / "tiny").checkpoints()[-1].state["seconds"] >= 0.7
 
 
 def test_validation_and_samples_run_as_written(project: Path, passes: list[bool]) -> None:

@@ -25,6 +25,7 @@ CONFIGS = sorted((PROJECT / "configs").glob("*.py"))
 def test_every_config_is_sound_and_survives_json(path: Path) -> None:
     config = load_config(path, RunConfig)
     config.check()
+    assert config.name == path.stem
     check_budget(config.budget)
     assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config))), "test") == config
 
@@ -32,7 +33,7 @@ def test_every_config_is_sound_and_survives_json(path: Path) -> None:
 def test_the_saved_config_is_that_of_the_command(project: Path) -> None:
     """Integers where a float is wanted, switches, tuples, None and nested fields."""
     arguments = [
-        *("tiny.py", "--optimizer.ema", "1", "--optimizer.cautious-decay", "--model.no-tied", "--schedule.warmup", "0"),
+        *("tiny.py", "--optimizer.ema", "0", "--optimizer.cautious-decay", "--model.no-tied", "--schedule.warmup", "0"),
         *("--validation.prompts", "a", "b c", "--checkpoint.every", "None", "--budget.steps", "1"),
     ]
     run_train(project, *arguments[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import PROJECT, environment, make_dataset, read_metrics, run_train
 
-from common.files import only_process_in, read_json, sha256_of, write_json
+from common.files import only_process_in, read_json, remove_temporaries, sha256_of, write_json
 from common.runs import Checkpoint, CheckpointError, Run
 from inference.generation import Completion
 from training.checkpoints import prune
@@ -81,6 +82,81 @@ def test_damage_in_an_older_checkpoint_does_not_stop_the_run(project: Path) -> N
     run_train(project, "--budget.steps", "16")
 
 
+KILL_BETWEEN_RENAMES = """
+import os, sys
+from pathlib import Path
+from common.files import atomic_directory
+rename, count = os.rename, 0
+def dying(*arguments):
+    global count
+    count += 1
+    if count == 2:
+        os._exit(9)
+    rename(*arguments)
+os.rename = dying
+with atomic_directory(Path(sys.argv[1])) as directory:
+    (directory / "new").write_text("")
+"""
+
+
+def test_a_kill_while_a_checkpoint_is_replaced_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "step_00000001"
+    for leftover in (path, tmp_path / "step_00000001.replaced.tmp"):
+        leftover.mkdir()
+    (path / "old").write_text("")
+    command = [sys.executable, "-c", KILL_BETWEEN_RENAMES, str(path)]
+    assert subprocess.run(command, env=environment(PYTHONPATH=str(PROJECT))).returncode == 9
+    assert not path.exists()
+    remove_temporaries(tmp_path)
+    assert [found.name for found in tmp_path.iterdir()] == [path.name] and (path / "old").is_file()
+
+
+def test_what_a_killed_run_left_is_swept(project: Path) -> None:
+    run_train(project, "--budget.steps", "4")
+    leftover = project / "runs" / "tiny" / "config.json.0123.tmp"
+    leftover.write_text("{")
+    run_train(project, "--budget.steps", "5")
+    assert not leftover.exists()
+
+
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a failing disk, or a file system that went away."""
+    run_train(project)
+
+    def failing(path: Path) -> str:
+        if "step_00000012" in str(path):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return sha256_of(path)
+
+    monkeypatch.setattr("common.runs.sha256_of", failing)
+    result = run_train(project, "--budget.steps", "13")
+    assert "cannot be read ([Errno 5] Input/output error" in result.stderr and "at step 8" in result.stderr
+
+
+def test_a_file_that_cannot_be_read_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before training as in its middle, and not as a write that failed."""
+    run_train(project, "--budget.steps", "4")
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", "data/tiny/train_00000.bin")
+
+    for place in ("training.run.load_checkpoint", "training.loop.accumulate_gradients"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, failing)
+            said = run_train(project, "--budget.steps", "8", expect=2).stderr
+        assert "Stale file handle: 'data/tiny/train_00000.bin'" in said and "run the same command again" in said
+        assert "cannot write" not in said
+
+
+def test_memory_that_is_too_small_for_the_model(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr("training.run.make_optimizers", failing)
+    said = run_train(project, expect=2).stderr
+    assert "out of memory on cpu" in said and "--batch.micro-batch-size" in said and "make it smaller" in said
+
+
 def test_no_whole_checkpoint_is_an_error(project: Path) -> None:
     run_train(project)
     for checkpoint in Run(project / "runs" / "tiny").checkpoints():
@@ -144,6 +220,17 @@ def test_changed_data_is_refused_on_resume(project: Path) -> None:
         result = run_train(project, *arguments, expect=2)
         assert "has changed since" in result.stderr and "--name" in result.stderr
         assert (project / "runs" / "tiny" / "tokenizer.model").read_bytes() == tokenizer
+
+
+def test_data_may_move_but_not_change(project: Path) -> None:
+    run_train(project, "--budget.steps", "4")
+    (project / "data" / "tiny").rename(project / "data" / "moved")
+    moved = ("--budget.steps", "6", "--data.directory", str(project / "data" / "moved"))
+    result = run_train(project, *moved)
+    assert "resuming runs/tiny at step 4" in result.stderr and "data.directory: data/tiny -> " in result.stderr
+    make_dataset(project / "data" / "other", seed=1)
+    result = run_train(project, "--budget.steps", "8", "--data.directory", "data/other", expect=2)
+    assert "or holds other data" in result.stderr
 
 
 def test_truncated_shard(project: Path) -> None:

@@ -231,6 +231,7 @@ def test_validation_of_an_odd_number_of_windows(project: Path) -> None:
     run_program(project, "validate_spread", *arguments)
     for said in seen(project):
         assert said["windows"] % 2 == 1
+        assert said["patience"] == 3600, "the main process may take long over a checkpoint"
         assert [said[strategy] for strategy in STRATEGIES] == pytest.approx([expected] * 2, abs=1e-6)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections import Counter
@@ -12,15 +13,16 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import data_pipeline.config
-from common.cli import from_dict, load_config, to_dict
+from common.cli import from_dict, load_config
 from common.errors import UserError
 from data_pipeline.config_checks import check
 from data_pipeline.shards import Dataset, Shard, TokenStream, token_dtype
 from model import Decoder, ModelConfig
 from model.config import gpt2, llama
-from model.device import Precision
+from model.device import Precision, choose_device, choose_precision
 from training.averaging import WeightAverage
 from training.batches import Batches
 from training.config import (
@@ -34,10 +36,12 @@ from training.config import (
     TrackingConfig,
     ValidationConfig,
 )
+from training.console import ProgressDisplay
+from training.distribution import World, process_group
 from training.hardware import peak_flops, peak_of
 from training.muon import Muon, orthogonalize
 from training.optimizers import follow_schedule, make_optimizers
-from training.plan import split_batch, split_opening
+from training.plan import describe_peak, split_batch, split_opening
 from training.schedules import Progress, fraction_used, learning_rate_factor, momentum_at
 from training.spikes import PATIENCE, WINDOW, SpikeGuard
 
@@ -285,6 +289,52 @@ def test_share_of_the_peak_is_unknown_on_unknown_devices() -> None:
     assert peak_flops(CPU, Precision("bf16", "")) is None
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4090 D"),
+        *("NVIDIA RTX 3090 with Max-Q Design", "NVIDIA A10 Mobile"),
+    ],
+)
+def test_a_lesser_device_is_not_taken_for_the_one_of_its_name(name: str) -> None:
+    assert peak_of(name) is None
+
+
+def test_the_plan_says_why_there_is_no_share_of_the_peak() -> None:
+    assert describe_peak(CPU, Precision("bf16", "")) == "n/a: not in the table of devices"
+    assert describe_peak(CPU, FP32) == "n/a: peaks of fp32 are not in the table of devices"
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert choose_device("cuda", 1) == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="--nproc-per-node 2"):
+        choose_device("auto", 2)
+
+
+@pytest.mark.parametrize(("capability", "name"), [((9, 0), "bf16"), ((7, 5), "fp16"), ((6, 1), "fp32")])
+def test_a_gpu_computes_in_what_it_has_units_for(
+    capability: tuple[int, int], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: capability)
+    assert choose_precision(torch.device("cuda"), "auto").name == name
+
+
+def test_several_processes_need_a_device_that_can_exchange() -> None:
+    with pytest.raises(UserError, match="start one process, or use --device cpu"):
+        with process_group(World(size=2), torch.device("mps")):
+            pass
+
+
+def test_the_time_left_is_never_negative() -> None:
+    """A budget in minutes is used up before its last step ends."""
+    console = Console(file=io.StringIO())
+    row = {"step": 9, "train/loss": 1.0, "lr": 0.1, "tokens_per_second": 5.0}
+    ProgressDisplay(console).update(row, 1.01, -0.4)
+    assert isinstance(console.file, io.StringIO) and "ETA 0 s" in console.file.getvalue()
+
+
 @pytest.mark.parametrize(("name", "processes"), [("quickstart", 1), ("quickstart", 2), ("mini", 1), ("mini", 16)])
 def test_configs_split_over_the_processes_that_the_readme_names(name: str, processes: int) -> None:
     assert split_batch(load_config(PROJECT / "configs" / f"{name}.py", RunConfig), processes).accumulation >= 1
@@ -303,6 +353,12 @@ def test_every_data_config_loads(path: Path) -> None:
         ({"checkpoint": CheckpointConfig(keep=0)}, "checkpoint.keep"),
         ({"schedule": ScheduleConfig(warmup=1.5)}, "schedule.warmup is a fraction"),
         ({"seed": -1}, "seed must not be negative"),
+        ({"optimizer": OptimizerConfig(head_lr=-1e-3)}, r"optimizer.head_lr must not be negative, not -0\.001"),
+        ({"optimizer": OptimizerConfig(eps=-1e-8)}, "optimizer.eps must not be negative"),
+        ({"optimizer": OptimizerConfig(beta2=1.0)}, r"optimizer.beta2 .* at least 0 and below 1, not 1\.0"),
+        ({"optimizer": OptimizerConfig(momentum=1.5)}, "optimizer.momentum .* below 1"),
+        ({"optimizer": OptimizerConfig(ema=1.0)}, "optimizer.ema .* below 1"),
+        ({"schedule": ScheduleConfig(warmup=0.6)}, r"schedule.warmup 0\.6 and schedule.cooldown 0\.5 .* at most 1"),
         ({"budget": BudgetConfig(steps=-3)}, "budget.steps must be positive"),
         ({"name": ""}, "plain directory name"),
         ({"name": "../x"}, "plain directory name"),
@@ -332,13 +388,6 @@ def test_a_step_that_does_not_come_out_even_is_refused() -> None:
         split_batch(config, 3)
     with pytest.raises(UserError, match="tokens-per-step 131,072"):
         split_batch(config, 128)
-
-
-@pytest.mark.parametrize("path", sorted((PROJECT / "configs").glob("*.py")), ids=lambda path: path.stem)
-def test_every_run_config_loads_and_survives_json(path: Path) -> None:
-    config = load_config(path, RunConfig)
-    assert config.name == path.stem
-    assert from_dict(ModelConfig, to_dict(config)["model"], "test") == config.model
 
 
 def test_saved_config_with_an_unknown_field() -> None:

@@ -211,23 +211,6 @@ def test_a_torn_last_line_is_dropped(project: Path) -> None:
     assert [row["step"] for row in read_metrics(project / "runs" / "tiny")] == list(range(1, 13))
 
 
-def test_fp16_scaler_state_survives(project: Path) -> None:
-    """The scale grows after 2,000 steps and shrinks at an overflow; here it is set, saved and found again."""
-    arguments = ("--precision", "fp16", "--budget.steps", "8", "--checkpoint.every", "2")
-    run_train(project, *arguments)
-    straight = losses(project / "runs" / "tiny")
-    run = Run(project / "runs" / "tiny")
-    for checkpoint in run.checkpoints()[1:]:
-        shutil.rmtree(checkpoint.path)
-    oldest = run.checkpoints()[0]
-    assert oldest.step < 8 and oldest.state["scaler"]["scale"] == 65536.0
-    run_train(project, *arguments)
-    assert losses(project / "runs" / "tiny") == straight
-    scaler = torch.amp.GradScaler("cpu")
-    scaler.load_state_dict({**oldest.state["scaler"], "scale": 128.0})
-    assert scaler.get_scale() == 128.0
-
-
 def test_batch_split_may_change_on_resume(project: Path) -> None:
     run_train(project, "--budget.steps", "8", "--model.dropout", "0")
     half = ("--budget.tokens", "8192", "--batch.tokens-per-step", "1024", "--model.dropout", "0")

@@ -12,6 +12,14 @@ from common.errors import UserError
 from data_pipeline.shards import TokenStream
 
 
+def to_device(batch: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Inputs and targets where `device` can use them; a GPU fetches them by itself, out of pinned memory."""
+    inputs, targets = batch
+    if device.type != "cuda":
+        return inputs.to(device), targets.to(device)
+    return inputs.pin_memory().to(device, non_blocking=True), targets.pin_memory().to(device, non_blocking=True)
+
+
 class Batches:
     """Cuts a token stream into windows and visits each once an epoch, in an order fixed by seed and epoch.
 

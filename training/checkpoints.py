@@ -137,7 +137,8 @@ def newest_whole(run: Run) -> tuple[Checkpoint | None, list[str]]:
     Raises:
         UserError: there are checkpoints, but none is whole.
     """
-    remove_temporaries(run.checkpoint_root)
+    for directory in (run.path, run.checkpoint_root):
+        remove_temporaries(directory)
     damaged: list[Checkpoint] = []
     damage: list[str] = []
     for checkpoint in reversed(run.checkpoints()):

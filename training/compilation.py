@@ -15,6 +15,7 @@ from rich.console import Console
 from model import Decoder
 from training.distribution import is_sharded, without_exchange
 from training.job import Job
+from training.plan import BatchSplit
 from training.schedules import fraction_used
 
 SHORTEST_RUN = 600.0  # seconds: compiling takes up to a minute and saves about a tenth
@@ -71,15 +72,17 @@ def try_compiling(job: Job, measured: bool, console: Console) -> bool:
     """Compile and, if `measured`, go back when a pass has not become faster, or the run is too short to repay it."""
     if measured and seconds_left(job, math.inf) < SHORTEST_RUN:
         return False  # the clock alone says so
-    eager = time_on_all(job)
+    eager = time_on_all(job, job.split)
     if measured and seconds_left(job, eager) < SHORTEST_RUN:
         return False
     started = time.monotonic()
-    gain = eager / time_on_all(job, lambda job: compile_blocks(job.model))
-    spent = time.monotonic() - started
+    gain = eager / time_on_all(job, job.split, lambda job: compile_blocks(job.model))
     keep = not measured or gain >= SMALLEST_GAIN
     if not keep:
         undo(job)
+    elif (opening := job.current_split()) != job.split:
+        time_on_all(job, opening)  # has shapes of its own: compiled here, where it may fail
+    spent = time.monotonic() - started
     console.print(f"compile: {'on' if keep else 'off'}, a pass is {gain:.2f}x as fast; it took {spent:.0f} s")
     return keep
 
@@ -107,9 +110,8 @@ def scratch_pass(job: Job) -> Iterator[None]:
             parameter.grad = None
 
 
-def time_pass(job: Job) -> float:
+def time_pass(job: Job, split: BatchSplit) -> float:
     """Seconds of a forward and backward pass of one micro-batch, the better of two after one that warms up."""
-    split = job.current_split()
     inputs, targets = job.batches.micro_batch(0, split.micro_batch, split.sequence)
     times = []
     for _ in range(3):
@@ -124,8 +126,8 @@ def time_pass(job: Job) -> float:
     return min(times[1:])
 
 
-def time_on_all(job: Job, prepare: Callable[[Job], None] = lambda job: None) -> float:
-    """Seconds of a pass, after `prepare`: the mean over all processes, so that all decide alike.
+def time_on_all(job: Job, split: BatchSplit, prepare: Callable[[Job], None] = lambda job: None) -> float:
+    """Seconds of a pass of `split`, after `prepare`: the mean over all processes, so that all decide alike.
 
     Raises:
         CompilationFailed: on all processes, when it failed on one of them.
@@ -133,7 +135,7 @@ def time_on_all(job: Job, prepare: Callable[[Job], None] = lambda job: None) -> 
     own, failure = 0.0, ""
     try:
         prepare(job)
-        own = time_pass(job)
+        own = time_pass(job, split)
     except Exception as error:
         failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     failure = first_of(job, failure)

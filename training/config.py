@@ -118,7 +118,7 @@ class BudgetConfig:
     steps: int | None = None
     """Stop after this many optimizer steps."""
     minutes: float | None = None
-    """Stop after this much wall time, over all resumptions."""
+    """Stop after this much wall time, compiling included, over all resumptions."""
 
 
 @dataclass(frozen=True)
@@ -217,18 +217,29 @@ class RunConfig:
             if number is not None and number < 1:
                 raise UserError(f"{field_name} must be at least 1, not {number}")
         fractions = {f"schedule.{name}": getattr(self.schedule, name) for name in ("warmup", "cooldown", "final")}
-        decays = ("momentum", "momentum_start", "momentum_warmup", "beta1", "beta2", "ema")
-        fractions |= {f"optimizer.{name}": getattr(self.optimizer, name) for name in decays}
+        fractions["optimizer.momentum_warmup"] = self.optimizer.momentum_warmup
         fractions["opening.fraction"] = self.opening.fraction
         for field_name, fraction in fractions.items():
             if fraction is not None and not 0 <= fraction <= 1:
                 raise UserError(f"{field_name} is a fraction: it must be between 0 and 1, not {fraction}")
+        if self.schedule.kind == "wsd" and self.schedule.warmup + self.schedule.cooldown > 1:
+            raise UserError(
+                f"schedule.warmup {self.schedule.warmup} and schedule.cooldown {self.schedule.cooldown} follow each "
+                "other: they must be at most 1 together"
+            )
+        for name in ("momentum", "momentum_start", "beta1", "beta2", "ema"):
+            decay = getattr(self.optimizer, name)
+            if decay is not None and not 0 <= decay < 1:
+                raise UserError(f"optimizer.{name} is a decay: it must be at least 0 and below 1, not {decay}")
         not_negative = {
             "seed": self.seed,
             "validation.sample_tokens": self.validation.sample_tokens,
             "checkpoint.minutes": self.checkpoint.minutes or 0,
             "optimizer.grad_clip": self.optimizer.grad_clip,
-            "optimizer.weight_decay": self.optimizer.weight_decay,
+            **{
+                f"optimizer.{name}": getattr(self.optimizer, name)
+                for name in ("lr", "embedding_lr", "head_lr", "scalar_lr", "eps", "weight_decay")
+            },
         }
         for field_name, amount in not_negative.items():
             if amount < 0:

@@ -30,7 +30,7 @@ class ProgressDisplay:
         loss = math.nan if row["train/loss"] is None else row["train/loss"]
         text = (
             f"step {row['step']:>6}  loss {loss:.4f}  lr {row['lr']:.2e}  "
-            f"{row['tokens_per_second']:>8,.0f} tokens/s  ETA {format_duration(seconds_left)}"
+            f"{row['tokens_per_second']:>8,.0f} tokens/s  ETA {format_duration(max(0.0, seconds_left))}"
         )
         if self.console.is_terminal:
             self._bar.update(self._task, completed=min(1.0, fraction), description=text)

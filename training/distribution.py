@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from weakref import WeakSet
 
@@ -69,19 +70,28 @@ def world_from_environment() -> World:
     )
 
 
+# How long one process may keep the others waiting before they give up: the main process alone writes, syncs, hashes and
+# verifies checkpoints, which takes longer than NCCL's ten minutes where the model is large and the disk slow.
+PATIENCE = timedelta(hours=1)
 LAST_DROPS = 0.1  # seconds in which others can have the interpreter's lock
 _replicated: WeakSet[DistributedDataParallel] = WeakSet()  # what the process group must not end before
 
 
 @contextmanager
 def process_group(world: World, device: torch.device) -> Iterator[None]:
-    """Join the other processes, over NCCL between GPUs and gloo between CPUs; leave when the block ends."""
+    """Join the other processes, over NCCL between GPUs and gloo between CPUs; leave when the block ends.
+
+    Raises:
+        UserError: several processes on a device between which nothing can be exchanged.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world.size == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"several processes cannot train on {device.type}; start one process, or use --device cpu")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:
@@ -109,9 +119,6 @@ def distribute(
     gradients are summed over processes in fp32. Embeddings, head, norm gains and scalars travel in fp32.
 
     Must run before optimizers are made, because FSDP replaces the parameters.
-
-    Raises:
-        UserError: FSDP on a device that it does not support.
     """
     if world.size == 1:
         return model
@@ -121,8 +128,6 @@ def distribute(
         network = DistributedDataParallel(model, broadcast_buffers=False)
         _replicated.add(network)
         return network
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--distribution.strategy fsdp cannot run on {device.type}; use ddp, or --device cpu")
     # The warning is of in-place operations on a group's output; the decoder has none.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (world.size,))

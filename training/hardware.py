@@ -30,6 +30,9 @@ PEAK_TFLOPS = {
     "RTX 3090": 71.0,
 }
 
+# Words of a name that say that the device is less than the one of its name: a slice of it, or a slower kind.
+LESS = ("MIG", "Laptop", "Mobile", "Max Q", "4090 D")
+
 
 def peak_flops(device: torch.device, precision: Precision) -> float | None:
     """FLOP/s that `device` can reach in `precision`; None where the table does not say."""
@@ -41,5 +44,7 @@ def peak_flops(device: torch.device, precision: Precision) -> float | None:
 def peak_of(device_name: str) -> float | None:
     """FLOP/s in half precision of a device of that name, or None for one that is not in the table."""
     words = device_name.replace("-", " ").split()
+    if any(f" {less} " in f" {' '.join(words)} " for less in LESS):
+        return None
     matches = [name for name in PEAK_TFLOPS if all(word in words for word in name.split())]
     return PEAK_TFLOPS[max(matches, key=len)] * 1e12 if matches else None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.distribution import whole
 from training.job import Job
 
 BINS = 64
@@ -72,7 +73,7 @@ class HistogramRecorder:
             name = self._names[id(parameter)].replace(".", "/")
             for kind, values in (("weights", parameter), ("gradients", parameter.grad)):
                 # A sharded tensor is put together by all processes, so all of them come here.
-                whole = values.full_tensor() if hasattr(values, "full_tensor") else values
-                taken = histogram(whole) if whole is not None and self._job.world.is_main else None
+                values = whole(values) if values is not None else None
+                taken = histogram(values) if values is not None and self._job.world.is_main else None
                 if taken is not None:
                     self._taken[f"{kind}/{name}"] = taken

@@ -83,9 +83,9 @@ class Journal:
 
         Returns whether the run is finished, and whether it was asked to stop once more.
         """
-        finished = fraction_used(job.config.budget, job.progress) >= 1
         if self._cut_short is None:
-            return finished, False
+            return False, False  # a run whose budget is used is not resumed; compiling may not use up what is left
+        finished = fraction_used(job.config.budget, job.progress) >= 1
         step = Step(**{"sequence": job.split.sequence, **self._cut_short})  # older checkpoints do not say it
         self._skipped -= step.skipped  # it was counted before it was cut short, and is once more
         return finished, self.after_step(job, step, finished, stopping=False)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model.functions import IGNORE
+from training.batches import to_device
 from training.diagnosis import diverged
 from training.distribution import clip_gradients, without_exchange
 from training.job import Job
@@ -38,10 +39,11 @@ def train(job: Job, journal: Journal) -> None:
         for optimizer in job.optimizers:
             job.scaler.unscale_(optimizer)
         grad_norm = clip_gradients(job.model, config.optimizer.grad_clip)
-        # What all processes must agree on before the weights are touched: the loss, the clock, a request to stop.
-        agreed = [losses.sum().item(), time.monotonic() - started, journal.stop_requested]
-        loss_sum, elapsed, stops = world.sum(agreed, job.device)
-        loss = loss_sum / tokens
+        # What all processes must agree on before the weights are touched: the loss, the gradient norm, which may differ
+        # in its last bit between unlike GPUs, the clock, a request to stop.
+        agreed = [losses.sum().item(), grad_norm, time.monotonic() - started, journal.stop_requested]
+        loss_sum, norm_sum, elapsed, stops = world.sum(agreed, job.device)
+        loss, grad_norm = loss_sum / tokens, norm_sum / world.size
 
         refused = job.spikes.refuses(loss, grad_norm)
         # In fp16 gradients may overflow: the step is skipped then, and the scaler lowers its scale.
@@ -81,6 +83,7 @@ def accumulate_gradients(job: Job, split: BatchSplit) -> tuple[Tensor, int]:
         for windows in (job.windows_of(split, number) for number in range(split.accumulation))
     ]
     counted = sum(int((targets != IGNORE).sum()) for _, targets in micro_batches)
+    micro_batches = [to_device(batch, job.device) for batch in micro_batches]
     (tokens,) = world.sum([counted], job.device)
     losses = torch.zeros(split.accumulation, device=job.device)
     for number, (inputs, targets) in enumerate(micro_batches):
@@ -88,7 +91,7 @@ def accumulate_gradients(job: Job, split: BatchSplit) -> tuple[Tensor, int]:
         last = number == split.accumulation - 1
         with nullcontext() if last else without_exchange(job.network):
             with job.precision.autocast(job.device):
-                loss = job.network(inputs.to(job.device), targets.to(job.device))
+                loss = job.network(inputs, targets)
             # DDP and FSDP average over processes; the mean over all tokens of the step is wanted.
             job.scaler.scale(loss * (world.size / tokens)).backward()
         losses[number] = loss.detach()

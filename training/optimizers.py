@@ -53,7 +53,7 @@ def make_optimizers(
 
 
 def follow_schedule(config: RunConfig, optimizers: list[torch.optim.Optimizer], fraction: float) -> float:
-    """Set rates and momentum for a step that ends with `fraction` of the budget used.
+    """Set rates and momentum for a step that ends with `fraction` of the budget used, its own time aside.
 
     Returns the rate of the block matrices, for logging.
     """

@@ -122,7 +122,9 @@ def describe_device(device: torch.device) -> str:
 
 def describe_peak(device: torch.device, precision: Precision) -> str:
     peak = peak_flops(device, precision)
-    return f"logged as mfu, of {peak / 1e12:,.0f} TFLOP/s" if peak else "n/a: not in the table of devices"
+    if peak:
+        return f"logged as mfu, of {peak / 1e12:,.0f} TFLOP/s"
+    return f"n/a: {'peaks of fp32 are not' if precision.name == 'fp32' else 'not'} in the table of devices"
 
 
 def describe_budget(config: RunConfig) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -35,7 +37,8 @@ from training.spikes import SpikeGuard
 from training.tracking import Tracker
 
 # What a resumed run may not change, because the part already trained would mean something else.
-FIXED_FIELDS = ("model", "data", "seed", "optimizer.matrices")
+# The data may move: what they contain is compared.
+FIXED_FIELDS = ("model", "seed", "optimizer.matrices")
 
 
 def run_training(config: RunConfig, dry_run: bool = False) -> None:
@@ -58,7 +61,7 @@ def run_training(config: RunConfig, dry_run: bool = False) -> None:
     if dry_run:
         return
     run = Run(RUNS_ROOT / config.name)
-    with process_group(world, device), ExitStack() as stack:
+    with trouble_explained(config, run, device), process_group(world, device), ExitStack() as stack:
         job = make_job(config, run, split, world, device, precision)
         if world.is_main:
             stack.enter_context(only_process_in(run.path))
@@ -68,10 +71,28 @@ def run_training(config: RunConfig, dry_run: bool = False) -> None:
             return
         if world.is_main:
             prepare_directory(job)
-        job.compiled = set_up_compilation(job, state.get("compiled"), console)
+        job.compiled = compile_on_the_clock(job, state, console)
         record(job, state, console)
         if world.is_main:
             say_what_next(run, job.progress, console)
+
+
+@contextmanager
+def trouble_explained(config: RunConfig, run: Run, device: torch.device) -> Iterator[None]:
+    """Raises UserError where the machine refuses something inside: a file, or memory."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{run.path} cannot go on: {error}; mend that (room on the disk, permissions), then run the same command "
+            "again: checkpoints are whole or absent"
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory on {device}: lower --batch.micro-batch-size (now {config.batch.micro_batch_size}; tokens "
+            "per step, and with them the result, stay the same). Where the model alone is too large for it, spread it "
+            "over several with --distribution.strategy fsdp, or make it smaller"
+        ) from error
 
 
 def make_job(
@@ -139,8 +160,8 @@ def resume(job: Job, console: Console) -> dict[str, Any]:
     check_unchanged(job.run, to_dict(job.config), console)
     if checkpoint.state["data_fingerprint"] != job.dataset.fingerprint:
         raise UserError(
-            f"{job.dataset.directory} has changed since {checkpoint.path} was written; restore the data, or start a "
-            "new run with --name"
+            f"{job.dataset.directory} has changed since {checkpoint.path} was written, or holds other data; restore "
+            "the data, or start a new run with --name"
         )
     state = load_checkpoint(checkpoint, job.model, job.optimizers, job.average)
     if "spikes" in state:  # not in checkpoints of versions that did not watch for them
@@ -191,45 +212,43 @@ def differences(old: dict[str, Any], new: dict[str, Any], default: Any, prefix: 
 
 
 def prepare_directory(job: Job) -> None:
-    """Write the resolved config and the tokenizer into the run. Raises UserError when the disk refuses."""
-    try:
-        write_json(job.run.config, to_dict(job.config))
-        with atomic_write(job.run.tokenizer, "wb") as file:
-            file.write(job.tokenizer.path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot write to {job.run.path}: {error}") from error
+    """Write the resolved config and the tokenizer into the run."""
+    write_json(job.run.config, to_dict(job.config))
+    with atomic_write(job.run.tokenizer, "wb") as file:
+        file.write(job.tokenizer.path.read_bytes())
+
+
+def compile_on_the_clock(job: Job, state: dict[str, Any], console: Console) -> bool:
+    """Whether the blocks were compiled. The time that it takes is part of the run's, the same on all processes."""
+    started = time.monotonic()
+    compiled = set_up_compilation(job, state.get("compiled"), console)
+    (seconds,) = job.world.sum([time.monotonic() - started], job.device)
+    job.progress.seconds += seconds / job.world.size
+    return compiled
 
 
 def record(job: Job, state: dict[str, Any], console: Console) -> None:
     """Run the loop with its journal open.
 
     Raises:
-        UserError: training diverged, memory ran out, or the disk takes no more; the checkpoints so far are whole.
+        UserError: training diverged; the checkpoints so far are whole.
     """
-    try:
-        with ExitStack() as stack:
-            stop = StopRequest()
-            stack.callback(stop.close)
-            tracker = display = None
-            if job.world.is_main:
-                tracker = Tracker(job, state.get("wandb_id"))
-                stack.push(tracker.close)
-                display = ProgressDisplay(console)
-                stack.callback(display.close)
-            histograms = None
-            if job.config.tracking.histograms_every is not None:
-                histograms = HistogramRecorder(job, job.config.tracking.histograms_every)
-                stack.callback(histograms.close)
-            train(job, Journal(tracker, display, histograms, stop, state, job.progress.seconds))
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {job.run.path}: {error}; make room, then run the same command again to go on"
-        ) from error
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of memory on {job.device}: lower --batch.micro-batch-size (now {job.split.micro_batch}; tokens per "
-            "step, and with them the result, stay the same)"
-        ) from error
+    # A step that a request to stop had cut short was not logged: that is still to come.
+    logged = job.progress.step - bool(state.get("cut_short"))
+    with ExitStack() as stack:
+        stop = StopRequest()
+        stack.callback(stop.close)
+        tracker = display = None
+        if job.world.is_main:
+            tracker = Tracker(job, logged, state.get("wandb_id"))
+            stack.push(lambda kind, error, trace: tracker.close(error is not None, stop.asked))
+            display = ProgressDisplay(console)
+            stack.callback(display.close)
+        histograms = None
+        if job.config.tracking.histograms_every is not None:
+            histograms = HistogramRecorder(job, job.config.tracking.histograms_every)
+            stack.callback(histograms.close)
+        train(job, Journal(tracker, display, histograms, stop, state, job.progress.seconds))
 
 
 def say_what_next(run: Run, progress: Progress, console: Console) -> None:

@@ -45,7 +45,11 @@ def fraction_used(budget: BudgetConfig, progress: Progress) -> float:
 
 
 def learning_rate_factor(schedule: ScheduleConfig, fraction: float) -> float:
-    """Factor on the peak learning rate when `fraction` of the budget is used, the step about to be taken included."""
+    """Factor on the peak learning rate when `fraction` of the budget is used.
+
+    The tokens of the step about to be taken are included, its time, which nobody knows yet, is not: with a budget in
+    minutes alone the rate of the first step is 0, where there is a warm-up and no time was spent on compiling.
+    """
     fraction = min(fraction, 1.0)
     if fraction < schedule.warmup:
         return fraction / schedule.warmup

@@ -10,12 +10,15 @@ from training.histograms import Histogram
 from training.job import Job
 
 
-def start_tensorboard(job: Job) -> TensorBoard | None:
-    """TensorBoard when the config asks for it, or None, with a one-line reason where it cannot be had."""
+def start_tensorboard(job: Job, logged: int) -> TensorBoard | None:
+    """TensorBoard when the config asks for it, or None, with a one-line reason where it cannot be had.
+
+    What it has of steps after `logged` is purged.
+    """
     if not job.config.tracking.tensorboard:
         return None
     try:
-        return TensorBoard(job)
+        return TensorBoard(job, logged)
     except Exception as error:  # not installed, not fit for what else is installed, or a disk that refuses
         print(
             f"tracking: TensorBoard cannot be used ({error}); install it with: pip install -c constraints.txt -e "
@@ -30,12 +33,12 @@ class TensorBoard:
 
     name = "TensorBoard"
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, logged: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         directory = job.run.tensorboard
         # What a killed run wrote after the checkpoint it resumes from is purged: those steps come again.
-        self._writer = SummaryWriter(str(directory), purge_step=job.progress.step + 1)
+        self._writer = SummaryWriter(str(directory), purge_step=logged + 1)
         print(f"tracking: TensorBoard, look at it with: tensorboard --logdir {directory}", file=sys.stderr)
 
     def log(self, row: dict[str, Any], samples: list[dict[str, Any]], histograms: dict[str, Histogram]) -> None:
@@ -66,5 +69,5 @@ class TensorBoard:
     def add_checkpoint(self, checkpoint: Checkpoint, best: bool) -> None:
         """TensorBoard keeps no files."""
 
-    def close(self, failed: bool) -> None:
+    def close(self, failed: bool, hurried: bool) -> None:
         self._writer.close()

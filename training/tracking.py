@@ -20,10 +20,10 @@ from training.wandb_run import start_wandb
 class JsonLines:
     """An append-only file of one JSON object a line, each with a `step`."""
 
-    def __init__(self, path: Path, resume_step: int) -> None:
-        """Keep the lines up to `resume_step`: what a killed run logged after its last checkpoint will come again."""
+    def __init__(self, path: Path, logged: int) -> None:
+        """Keep the lines up to step `logged`: what a killed run logged after its last checkpoint will come again."""
         self.path = path
-        kept = [row for row in read_json_lines(path) if row.get("step", 0) <= resume_step]
+        kept = [row for row in read_json_lines(path) if row.get("step", 0) <= logged]
         with atomic_write(path) as file:
             file.writelines(_line(row) for row in kept)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for the whole run
@@ -57,20 +57,20 @@ class Dashboard(Protocol):
     def add_checkpoint(self, checkpoint: Checkpoint, best: bool) -> None:
         """A checkpoint was written, `best` when its validation loss is the lowest so far; it may be deleted later."""
 
-    def close(self, failed: bool) -> None:
-        """The run has ended; `failed` unless by itself."""
+    def close(self, failed: bool, hurried: bool) -> None:
+        """The run has ended; `failed` unless by itself. When `hurried`, what would take long is left undone."""
 
 
 class Tracker:
     """Everything that the main process logs. Processes other than the main one have none."""
 
-    def __init__(self, job: Job, wandb_id: str | None) -> None:
-        """Log `job` from its present step on; `wandb_id` is that of the W&B run it resumes, if there was one."""
-        self.metrics = JsonLines(job.run.metrics, job.progress.step)
-        self.samples = JsonLines(job.run.samples, job.progress.step)
+    def __init__(self, job: Job, logged: int, wandb_id: str | None) -> None:
+        """Log what comes after step `logged`; `wandb_id` is that of the W&B run that is resumed, if there was one."""
+        self.metrics = JsonLines(job.run.metrics, logged)
+        self.samples = JsonLines(job.run.samples, logged)
         with unbound():
             wandb = start_wandb(job, wandb_id)
-            found: list[Dashboard | None] = [wandb, start_tensorboard(job)]
+            found: list[Dashboard | None] = [wandb, start_tensorboard(job, logged)]
         self.wandb_id = wandb.id if wandb else wandb_id
         self._dashboards = [dashboard for dashboard in found if dashboard]
         self._said: set[str] = set()
@@ -91,9 +91,9 @@ class Tracker:
         """Tell the dashboards of a new checkpoint, before any is pruned."""
         self._each("add_checkpoint", lambda dashboard: dashboard.add_checkpoint(checkpoint, best))
 
-    def close(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        """Called with the exception that ended the run, or with None three times."""
-        self._each("close", lambda dashboard: dashboard.close(failed=error is not None))
+    def close(self, failed: bool, hurried: bool) -> None:
+        """The run has ended; `failed` unless by itself, `hurried` when it was asked to stop."""
+        self._each("close", lambda dashboard: dashboard.close(failed, hurried))
         self.metrics.close()
         self.samples.close()
 

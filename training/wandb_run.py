@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ PATIENCE = {
 }
 
 
+# Seconds for each of the two waits at the end after a request to stop: whoever asked, such as `torchrun`, kills the run
+# 30 seconds later, and its step and checkpoint come first. What is left can be uploaded with `wandb sync`.
+HURRY = 5.0
+
+
 def start_wandb(job: Job, run_id: str | None) -> Wandb | None:
     """A W&B run, or None with a one-line reason. `run_id` is that of the run to go on with, if there is one."""
     mode: str = job.config.tracking.wandb
@@ -40,6 +46,8 @@ def start_wandb(job: Job, run_id: str | None) -> Wandb | None:
         mode = os.environ.get("WANDB_MODE") or ("online" if has_api_key() else "offline")
     if mode in ("off", "disabled"):
         return None
+    # Reports of its own errors would be waited for at exit, for up to half a minute when the server hangs.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
         import wandb
     except Exception as error:  # not installed, or not fit for what else is installed
@@ -199,9 +207,21 @@ class Wandb:
         aliases = ["latest", "best"] if best else ["latest"]
         self._background.do(lambda: self._run.log_artifact(artifact, aliases=aliases))
 
-    def close(self, failed: bool) -> None:
-        in_time = self._background.close(float(os.environ["WANDB_FINISH_TIMEOUT"]) or None)  # to W&B, 0 is no limit
-        self._run.finish(exit_code=int(failed))
+    def close(self, failed: bool, hurried: bool) -> None:
+        patience = float(os.environ["WANDB_FINISH_TIMEOUT"]) or None  # to W&B, 0 is no limit
+        in_time = self._background.close(HURRY if hurried else patience)
+        if hurried:
+            finishing = Background()
+            finishing.do(lambda: self._run.finish(exit_code=int(failed)))
+            if not finishing.close(HURRY):
+                in_time = False
+                # Its own limit cannot be changed any more, and it is waited for at exit. By now all is on disk.
+                service = self._wandb.setup().ensure_service()
+                service._proc._process.kill()
+                with suppress(ConnectionError):
+                    service.teardown(0)
+        else:
+            self._run.finish(exit_code=int(failed))
         if not in_time:
             print(
                 "tracking: W&B's server did not take everything in time; upload the metrics later with: wandb sync "
