@@ -38,7 +38,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	python -m benchmarks.training
+	python -m benchmarks.functions
 	python -m benchmarks.inference
+	python -m benchmarks.data
 
 clean:
 	rm -rf $(VENV)
