@@ -37,14 +37,14 @@ def manual_text(source: str) -> str:
     page = _Page()
     for line in source.split("\n"):
         page.read(_COMMENT.sub("", line))
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(page.lines)).strip()
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(map(" ".join, page.lines))).strip()
 
 
 class _Page:
     """Takes a page line by line."""
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
+        self.lines: list[list[str]] = []  # in the pieces that they are made of
         self._until: str | None = None  # the request that ends what is passed over
         self._repeated = False  # in a section of this kind
         self._as_it_is = False
@@ -59,7 +59,7 @@ class _Page:
             self._until = _PASSED_OVER[request]
         elif request in _AS_IT_IS:
             self._as_it_is = _AS_IT_IS[request]
-            self.lines.append("")
+            self.lines.append([""])
         elif request in _PARAGRAPHS:
             self._paragraph(request, _words(rest))
         elif request == "br":
@@ -69,12 +69,12 @@ class _Page:
             self._text(rest if request is None else joint.join(_words(rest)))
 
     def _paragraph(self, request: str, words: list[str]) -> None:
-        self.lines.append("")
+        self.lines.append([""])
         self._begins, self._tag = True, request in ("TP", "TQ")
         if request in _HEADINGS:
             self._repeated = bool(_REPEATED.fullmatch(_plain(" ".join(words)).strip()))
             self._text(" ".join(words))
-            self.lines.append("")
+            self.lines.append([""])
         elif request == "IP" and words:
             self._text(words[0])
             self._begins = len(_plain(words[0])) > 1  # else it is a bullet
@@ -84,11 +84,11 @@ class _Page:
         if self._repeated:
             return
         if self._as_it_is:
-            self.lines.append(text)
-        elif self._begins or not self.lines[-1] or not text.strip():
-            self.lines.append(text.strip())
+            self.lines.append([text])
+        elif self._begins or self.lines[-1] == [""] or not text.strip():
+            self.lines.append([text.strip()])
         else:
-            self.lines[-1] += f" {text.strip()}"
+            self.lines[-1].append(text.strip())
         self._begins, self._tag = self._tag, False
 
 
