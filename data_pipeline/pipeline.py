@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def curate(config: DataConfig, out: Path, workers: int, executor: str = "process
             on_work=lambda: (out / "manifest.json").unlink(missing_ok=True),
         )
         filtered = _curate_text(runner, config, parts)
-        assigned, sizes = _deduplicate_and_split(runner, config, filtered)
+        assigned, sizes = _split(runner, config, _deduplicate(runner, config, filtered))
         tokenizer = _train_tokenizer(runner, config, assigned, sizes)
         packed = _encode(runner, config, assigned, tokenizer)
         result = manifest.publish(config, out, runner.results, tokenizer, packed)
@@ -116,10 +116,18 @@ def _train_reference(
     )
 
 
-def _deduplicate_and_split(
-    runner: StageRunner, config: DataConfig, filtered: StageResult
-) -> tuple[StageResult, dict[int, dict[str, dict[str, int]]]]:
-    """Find and remove duplicates, hold documents out, drop those that resemble training text, label the rest."""
+@dataclass(frozen=True)
+class _Deduplicated:
+    """What deduplication left, and what the split has to know of it."""
+
+    documents: StageResult
+    sketched: StageResult  # of these documents, or of those before, of which `verdicts` tells the ones that went
+    found: StageResult
+    verdicts: Path | None
+
+
+def _deduplicate(runner: StageRunner, config: DataConfig, filtered: StageResult) -> _Deduplicated:
+    """Find and remove duplicates, documents that hold evaluation texts, and repeated paragraphs."""
     dedup = config.deduplication
     shards = input_tasks(filtered)
     evaluation = _read_evaluation(runner, config)
@@ -133,7 +141,6 @@ def _deduplicate_and_split(
         whole=evaluation,
     )
     tables = sketched.paths(".documents.npy")
-    starts, ends = _numbering(sketched, shards)
     found = runner.run(
         "duplicates",
         duplicates.find_duplicates,
@@ -141,7 +148,7 @@ def _deduplicate_and_split(
         [to_dict(dedup), to_dict(config.decontamination)],
         whole=[sketched, *evaluation],
     )
-    verdicts: Path | None = found.directory / "all.verdicts.npy"
+    starts, _ = _numbering(sketched)
     kept = runner.run(
         "deduplicate",
         duplicates.remove_duplicates,
@@ -151,16 +158,23 @@ def _deduplicate_and_split(
         whole=[found],
         keys=starts,
     )
-    if dedup.paragraphs:  # documents are no longer what they were
-        sketched, verdicts = kept, None
-        tables = kept.paths(".documents.npy")
-        starts, ends = _numbering(kept, shards)
+    if dedup.paragraphs:  # documents are no longer what they were, and were sketched again
+        return _Deduplicated(kept, kept, found, None)
+    return _Deduplicated(kept, sketched, found, found.directory / "all.verdicts.npy")
+
+
+def _split(
+    runner: StageRunner, config: DataConfig, left: _Deduplicated
+) -> tuple[StageResult, dict[int, dict[str, dict[str, int]]]]:
+    """Hold documents out, drop those that resemble training text, label the rest; also documents and bytes by split."""
+    tables = left.sketched.paths(".documents.npy")
+    starts, ends = _numbering(left.sketched)
     drawn = runner.run(
         "draw",
         split.draw_held_out,
-        {"all": split.DrawArgument(tables, verdicts, config.split)},
+        {"all": split.DrawArgument(tables, left.verdicts, config.split)},
         to_dict(config.split),
-        whole=[sketched, found],
+        whole=[left.sketched, left.found],
     )
     sides = drawn.directory / "all.sides.npy"
     held_out, index = drawn.directory / "all.held_out.npy", drawn.directory / "all.index"
@@ -169,10 +183,10 @@ def _deduplicate_and_split(
         split.compare_shard,
         {
             task: split.CompareArgument(table, starts[task], sides, held_out, index, config.split)
-            for task, table in zip(shards, tables, strict=True)
+            for task, table in zip(starts, tables, strict=True)
         },
         to_dict(config.split),
-        own=[sketched],
+        own=[left.sketched],
         whole=[drawn],
         keys=starts,
     )
@@ -182,10 +196,10 @@ def _deduplicate_and_split(
         split.assign_shard,
         {
             task: split.AssignArgument(path, sides, leaked[task], starts[task], ends[task])
-            for task, path in input_tasks(kept).items()
+            for task, path in input_tasks(left.documents).items()
         },
         [],
-        own=[kept],
+        own=[left.documents],
         whole=[drawn, compared],
         keys=starts,
     )
@@ -208,9 +222,9 @@ def _read_evaluation(runner: StageRunner, config: DataConfig) -> list[StageResul
     ]
 
 
-def _numbering(stage: StageResult, shards: Iterable[str]) -> tuple[dict[str, int], dict[str, int]]:
+def _numbering(stage: StageResult) -> tuple[dict[str, int], dict[str, int]]:
     """The number of the first document of each shard, and of the next shard's."""
-    sizes = {task: stage.tasks[task].documents_out for task in shards}
+    sizes = {task: counts.documents_out for task, counts in stage.tasks.items()}
     ends = dict(zip(sizes, accumulate(sizes.values()), strict=True))
     return {task: ends[task] - size for task, size in sizes.items()}, ends
 

@@ -17,7 +17,7 @@ import yaml
 from matplotlib.image import imread
 from test_data_helpers import dropped_rows, prose, replace_words, small_config, stage_directory, write_jsonl
 
-from common.cli import load_config, to_dict
+from common.cli import load_config
 from common.errors import UserError
 from common.files import read_json, write_json
 from data_pipeline.config import (
@@ -25,15 +25,12 @@ from data_pipeline.config import (
     DataConfig,
     DecontaminationConfig,
     DeduplicationConfig,
-    SplitConfig,
 )
 from data_pipeline.documents import stable_hash
 from data_pipeline.pipeline import curate
-from data_pipeline.quality import filters
-from data_pipeline.report import card, clusters, figures, recipe, survey
+from data_pipeline.report import card, clusters, figures, survey
 from data_pipeline.report.__main__ import main
-from data_pipeline.report.rules import SETTINGS, settings_of
-from data_pipeline.sources.config import HubDataset, PackagedWikipedia, PythonCode, TextFiles
+from data_pipeline.sources.config import TextFiles
 
 HOSTILE = "</pre><script>alert(1)</script> <img src=x onerror=alert(2)> | `code` & "
 NAMES = ["first", "<b>second|</b> $x$"]
@@ -200,25 +197,6 @@ def test_clusters_are_shown_side_by_side(built: Path) -> None:
     assert f"similarity {largest.similarity:.3f}" in section(built, "duplicates")
 
 
-def test_differences_are_words() -> None:
-    kept, removed = clusters.compare("one two\n  three four", "one 2\n  three\n  five four six ")
-    assert [(part.kind, part.text) for part in kept] == [
-        ("same", "one "), ("differs", "two"), ("same", "\n  "), ("same", "three "), ("same", "four"),
-    ]  # fmt: skip
-    assert [part.text for part in removed if part.kind == "differs"] == ["2", "five", "six"]
-    long = " ".join(map(str, range(2000)))
-    kept, _ = clusters.compare(long, long)
-    assert [part.kind for part in kept] == ["same", "gap", "same", "gap"] and len(str(kept)) < 1000
-
-
-def test_the_largest_clusters_are_shown_first_then_the_least_similar() -> None:
-    owner = np.array([0, 0, 1, 2, 3, 3, 3, 4])
-    sizes = np.array([3, 2, 2, 4, 2])
-    similarities = np.array([0.9, 0.95, 0.85, 0.81, 0.99, 0.97, 0.98, 0.85])
-    ranks = np.array([0, 1, 9, 3, 4, 5, 6, 2], np.uint64)
-    assert clusters.choose(owner, sizes, similarities, ranks) == [5, 0, 3, 7, 2]
-
-
 def test_figures_are_pictures_and_any_number_of_bars_fits(built: Path) -> None:
     for name in FILES:
         if name.endswith(".png"):
@@ -341,20 +319,6 @@ def test_the_card_states_what_the_hub_asks_for(built: Path) -> None:
     ]
 
 
-def test_licences_beside_others_ask_for_attribution() -> None:
-    licences = {
-        "MIT": 1,
-        "CC-BY-SA-4.0": 1,
-        "MIT AND CC-BY-4.0": 1,
-        "GPL-2.0 OR (cc-by-nc-sa-3.0)": 1,
-        "ACC-BYTE-SA": 1,
-    }
-    assert card.attribution(licences) == {
-        "attribution": ["CC-BY-SA-4.0", "MIT AND CC-BY-4.0", "GPL-2.0 OR (cc-by-nc-sa-3.0)"],
-        "share_alike": ["CC-BY-SA-4.0", "GPL-2.0 OR (cc-by-nc-sa-3.0)"],
-    }
-
-
 def test_the_examples_of_the_card_work(
     config: DataConfig, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -366,41 +330,6 @@ def test_the_examples_of_the_card_work(
     assert capsys.readouterr().out == next(row["text"] for row in rows if row["id"] == first["id"]) + "\n"
     (tmp_path / "again.py").write_text(reproduce)
     assert load_config(tmp_path / "again.py", DataConfig) == config
-
-
-def test_a_config_file_is_written_from_any_manifest(tmp_path: Path) -> None:
-    config = DataConfig(
-        sources=(
-            PackagedWikipedia(language="fr"),
-            PythonCode(packages=("numpy",)),
-            HubDataset("a/b", "hub", "MIT", accepted_licences=("mit", 'a"\n')),
-            TextFiles(("*.txt",)),
-        ),
-        split=SplitConfig(seed=3),
-    )
-    kinds = [{"kind": type(source).__name__} for source in config.sources]
-    text = recipe.config_file({"sources": kinds, "config": to_dict(config)})
-    assert text is not None
-    (tmp_path / "config.py").write_text(text)
-    assert load_config(tmp_path / "config.py", DataConfig) == config
-    assert recipe.config_file({"sources": [{"kind": "Telepathy"}], "config": to_dict(config)}) is None
-
-
-def test_every_filter_names_its_settings() -> None:
-    class Anything(dict[str, np.ndarray]):
-        def __missing__(self, key: str) -> np.ndarray:
-            return np.zeros(1)
-
-    config = DataConfig()
-    prose, code = config.filters.prose, config.filters.code
-    rules = [filters.length_rules(Anything(), config.filters), filters.code_rules(Anything(), code)]
-    rules += [filters.prose_rules(Anything(), prose), filters.content_rules(Anything(), prose)]
-    assert {reason for rule in rules for reason in rule} <= set(SETTINGS["filter"])
-    settings = settings_of(to_dict(config))
-    for reasons in SETTINGS.values():
-        for reason, names in reasons.items():
-            assert all(settings[name].meaning for name in names), reason
-    assert settings["filters.prose.max_top_ngram[1]"].value == 0.18
 
 
 def test_a_dataset_of_an_older_version_is_refused_with_the_command(copy: Path) -> None:
