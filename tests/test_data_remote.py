@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import fsspec
 import pytest
@@ -20,6 +24,8 @@ from data_pipeline.config import CollectionConfig
 from data_pipeline.sources import python_code
 from data_pipeline.sources.config import PythonCode, Source, TextFiles, WarcFiles, WikipediaDump
 
+T = TypeVar("T")
+NOBODY = 65534  # the user that has no rights, on every Unix
 FAILURES = [ConnectionResetError("reset by peer"), RuntimeError("payload is not complete")]
 
 
@@ -142,11 +148,30 @@ def test_a_remote_file_system_that_cannot_be_asked_is_named(
         plan([TextFiles(patterns=("unsteady://a/*",))], CollectionConfig(), tmp_path)
 
 
+def without_rights(function: Callable[[], T]) -> T:
+    """What the function returns where the user may not open every file: to root none is closed."""
+    if os.geteuid():
+        return function()
+    # Forked, so that it needs no module of a directory which may be root's own.
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(1, fork, initializer=os.setuid, initargs=(NOBODY,)) as other:
+        return other.submit(function).result()
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory for everybody; those above `tmp_path` are for its user alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of files are those of Unix")
 @pytest.mark.parametrize("kind", [TextFiles, WikipediaDump, WarcFiles, PythonCode])
 def test_a_part_is_another_once_its_file_may_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Source]
+    tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Source]
 ) -> None:
-    path = tmp_path / "a.py"
+    path = shared / "a.py"
     path.write_text(GOOD)
     if kind is PythonCode:
         file = python_code.SourceFile(str(path), "a.py", "python", "3", "PSF-2.0")
@@ -155,11 +180,12 @@ def test_a_part_is_another_once_its_file_may_be_read(
         source: Source = PythonCode()
     else:
         source = kind(patterns=(str(path),))  # type: ignore[call-arg]
-    (open_to_all,) = plan([source], CollectionConfig(), tmp_path)
+    collected(source, tmp_path)  # imports what it needs
+    planning = partial(plan, [source], CollectionConfig(), shared)
+    (open_to_all,) = planning()
     path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("nothing is closed to this user")
-    (closed,) = plan([source], CollectionConfig(), tmp_path)
-    assert [row["reason"] for row in collected(source, tmp_path)[1]] == ["unreadable_file"]
+    (closed,) = without_rights(planning)
+    assert [row["reason"] for row in without_rights(partial(collected, source, shared))[1]] == ["unreadable_file"]
     path.chmod(0o644)
-    assert plan([source], CollectionConfig(), tmp_path)[0].state == open_to_all.state != closed.state
+    (again,) = without_rights(planning)
+    assert again.state == open_to_all.state != closed.state
