@@ -30,7 +30,7 @@ _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9
 _MOST_EXPANSION = 200
 _SMALL = 10_000_000  # bytes
 _UTF8_NAME, _ENCRYPTED = 0x800, 0x1  # flags of a member
-_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, NotImplementedError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
 
 
 class Member(NamedTuple):
