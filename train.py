@@ -14,6 +14,7 @@ import tyro  # noqa: E402
 from common.cli import parse_command, run_command  # noqa: E402
 from training.config import BudgetConfig, RunConfig  # noqa: E402
 from training.run import run_training  # noqa: E402
+from training.starting import model_of_start  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TrainCommand:
 
 
 def main(argv: Sequence[str]) -> None:
-    command = parse_command(TrainCommand, RunConfig, argv, "train.py")
+    command = parse_command(TrainCommand, RunConfig, argv, "train.py", prepare=model_of_start)
     config = command.config
     given = {name for name in ("tokens", "steps", "minutes") if any(a.startswith(f"--budget.{name}") for a in argv)}
     if given:

@@ -62,7 +62,8 @@ def attention_pair(batch: int, heads: int, length: int, dim: int) -> dict[str, C
 
 
 def loss_pair(positions: int, vocab: int, width: int, softcap: float | None) -> dict[str, Callable[[], Measurement]]:
-    hidden, weight = torch.randn(positions, width, requires_grad=True), torch.randn(vocab, width, requires_grad=True)
+    hidden = torch.randn(positions, width, requires_grad=True)
+    weight = (torch.randn(vocab, width) * 3 * width**-0.5).requires_grad_()  # logits as those of a trained model
     targets = torch.randint(0, vocab, (positions,))
 
     def plain() -> Tensor:

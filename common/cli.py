@@ -49,11 +49,18 @@ def load_config(path: str | Path, kind: type[T]) -> T:
     return config
 
 
-def parse_command(command: type[T], config_kind: type[Any], argv: Sequence[str], program: str) -> T:
+def parse_command(
+    command: type[T],
+    config_kind: type[Any],
+    argv: Sequence[str],
+    program: str,
+    prepare: Callable[[Any, Sequence[str]], Any] = lambda config, flags: config,
+) -> T:
     """Parse `PROGRAM CONFIG [--field value ...]` into `command`.
 
     `command` is a dataclass whose field `config` holds the tree that the config file defines; its other fields are
-    flags of the command itself. A bad flag or value ends the process with status 2 and names the nearest flag.
+    flags of the command itself. `prepare` may change the file's config, given the flags, before these are applied.
+    A bad flag or value ends the process with status 2 and names the nearest flag.
 
     Raises:
         UserError: no config file was named, or `load_config` refused it.
@@ -61,7 +68,7 @@ def parse_command(command: type[T], config_kind: type[Any], argv: Sequence[str],
     rest = list(argv)
     default = config_kind()
     if rest and not rest[0].startswith("-"):
-        default = load_config(rest.pop(0), config_kind)
+        default = prepare(load_config(rest.pop(0), config_kind), rest)
     elif not {"-h", "--help"} & set(rest):
         raise UserError(f"name a config file first: {program} CONFIG [--field value ...]; {program} --help lists them")
     return tyro.cli(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import read_json, sha256_of
+from common.files import read_json, sha256_of, write_json
 
 RUNS_ROOT = Path("runs")
 AVERAGE = "average.safetensors"  # in a checkpoint: the running average of the weights, where one is kept
@@ -69,6 +69,14 @@ class Checkpoint:
                 raise CheckpointError(f"{self.path}: {name} has {found} bytes, not {size}")
             if not same:
                 raise CheckpointError(f"{self.path}: {name} does not have the sha256 it was written with")
+
+
+def write_checkpoint_manifest(directory: Path) -> None:
+    """Put down size and sha256 of every file in a checkpoint's directory, by which `verify` knows it whole."""
+    files = {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(directory.iterdir())
+    }
+    write_json(directory / "manifest.json", {"files": files})
 
 
 @dataclass(frozen=True)

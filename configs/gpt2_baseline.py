@@ -5,12 +5,12 @@ The size is that of configs/mini.py (48.8M parameters), and so are data, steps a
 
 from dataclasses import replace
 
-from model.config import gpt2
+from model.presets import preset
 from training.config import BatchConfig, BudgetConfig, DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 
 config = RunConfig(
     name="gpt2_baseline",
-    model=replace(gpt2("small"), vocab_size=32_768, layers=10, width=512, heads=8),
+    model=replace(preset("gpt2"), vocab_size=32_768, layers=10, width=512, heads=8),
     data=DataConfig(directory="data/mini"),
     batch=BatchConfig(tokens_per_step=65_536, micro_batch_size=4),
     optimizer=OptimizerConfig(matrices="adamw", lr=1e-3, embedding_lr=1e-3, head_lr=1e-3, scalar_lr=1e-3),

@@ -46,8 +46,12 @@ class PackArgument:
 
 
 def encode_shard(task: str, directory: Path, argument: EncodeArgument) -> Counts:
-    """Ids of every document, each followed by the end-of-text id, in the order of the intermediate shard."""
+    """Ids of every document, in the order of the intermediate shard.
+
+    Each is followed by the end-of-text id, and where the tokenizer has one, begins with the beginning-of-text id.
+    """
     tokenizer = Tokenizer(argument.tokenizer)
+    begins = [tokenizer.bos_id] if tokenizer.has_bos else []
     dtype = token_dtype(tokenizer.vocab_size)
     counts, index = Counts(), []
     with (
@@ -57,7 +61,7 @@ def encode_shard(task: str, directory: Path, argument: EncodeArgument) -> Counts
         for batch in batches(read_documents(argument.path)):
             encoded = tokenizer.encode_batch([document.text for document in batch])
             for document, ids in zip(batch, encoded, strict=True):
-                stored = np.append(ids, tokenizer.eos_id)
+                stored = np.concatenate([begins, ids, [tokenizer.eos_id]]).astype(np.int64)
                 assert stored.max() < tokenizer.vocab_size
                 tokens.write(stored.astype(dtype).tobytes())
                 fields = {key: value for key, value in vars(document).items() if key not in _NOT_PROVENANCE}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from common.cli import to_dict
 from common.files import only_process_in, sha256_of
 from data_pipeline import cleaning, collect, encoding, manifest, tokenizer_training
-from data_pipeline.config import SPECIAL_TOKENS, DataConfig
+from data_pipeline.config import SPECIAL_TOKENS, DataConfig, TokenizerConfig
 from data_pipeline.config_checks import check
 from data_pipeline.dedup import duplicates, evaluation_texts, sketches, split
 from data_pipeline.executors import Run, check_executor, open_executor
@@ -240,7 +241,7 @@ def _train_tokenizer(
         [
             list(SPECIAL_TOKENS),
             to_dict(config.tokenizer),
-            _content(config.tokenizer.encoding),
+            _content(config.tokenizer),
         ],
         whole=[assigned],
     )
@@ -274,9 +275,11 @@ def _encode(runner: StageRunner, config: DataConfig, assigned: StageResult, toke
     return runner.run("pack", encoding.pack_shard, arguments, [vocab_size, names], whole=[encoded, arranged])
 
 
-def _content(name: str) -> str:
-    """sha256 of a file, if `name` is that of one."""
-    return sha256_of(Path(name)) if Path(name).is_file() else ""
+def _content(config: TokenizerConfig) -> str:
+    """sha256 of the file or files that the tokenizer is read from, if it is."""
+    if config.kind == "existing":
+        return hashlib.sha256(tokenizer_training.ready_made(config) or b"").hexdigest()
+    return sha256_of(Path(config.encoding)) if Path(config.encoding).is_file() else ""
 
 
 def _identity(part: collect.Part) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Byte-level BPE of the tiktoken package as a `tokenizer.model`: a line of JSON, then its ranks in their usual form.
+"""Byte-level BPE of the tiktoken package in a `tokenizer.model`: a line of JSON, then its ranks in their usual form.
 
 Text is cut by a regular expression, then bytes are merged in the order of the ranks, so text always comes back as it
 was. The file holds all that is needed, and nothing has to be downloaded to read it.
@@ -17,37 +17,31 @@ from typing import Any
 
 import numpy as np
 import tiktoken
+import tiktoken.load
 from tiktoken_ext import openai_public
 
 from common.errors import UserError
-from common.files import atomic_write
 
-MAGIC = b'{"format": "tiktoken"'
 END_OF_TEXT = "<|endoftext|>"
 # Of GPT-4; Llama 3 cuts text alike.
-_PATTERN = (
+LLAMA3_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"
     r"|\s+(?!\S)|\s"
 )
 
 
 class TiktokenModel:
-    """An encoding, read from a file that `write_tiktoken` wrote."""
+    """An encoding, as `tiktoken_content` puts it down."""
 
-    kind = "tiktoken"
-
-    def __init__(self, content: bytes) -> None:
-        """Raises ValueError when `content` is damaged."""
-        first, _, ranks = content.partition(b"\n")
-        header = json.loads(first)
+    def __init__(self, header: dict[str, Any], content: bytes) -> None:
+        """Raises ValueError or KeyError when `header` or `content` is damaged."""
         self.special_ids: dict[str, int] = header["special_tokens"]
+        self.pattern: str = header["pattern"]
+        self.ranks = parse_ranks(content)
         self._encoding = tiktoken.Encoding(
-            header["name"],
-            pat_str=header["pattern"],
-            mergeable_ranks=parse_ranks(ranks),
-            special_tokens=self.special_ids,
+            header["name"], pat_str=self.pattern, mergeable_ranks=self.ranks, special_tokens=self.special_ids
         )
-        self.eos_id = self.special_ids[END_OF_TEXT]
+        self.eos_token: str | None = END_OF_TEXT if END_OF_TEXT in self.special_ids else None
         self._special = frozenset(self.special_ids.values())
 
     @cached_property
@@ -64,6 +58,9 @@ class TiktokenModel:
     def decode(self, ids: Sequence[int]) -> str:
         return self._encoding.decode([number for number in ids if number not in self._special])
 
+    def token_id(self, token: str) -> int | None:
+        return self.special_ids.get(token, self.ranks.get(token.encode()))
+
     def piece(self, token_id: int) -> str:
         return self._bytes(token_id).decode("utf-8", "backslashreplace")
 
@@ -73,6 +70,9 @@ class TiktokenModel:
 
     def is_learned(self, token_id: int) -> bool:
         return len(self._bytes(token_id)) > 1 and token_id not in self._special
+
+    def is_token(self, token_id: int) -> bool:
+        return self._bytes(token_id) != b""
 
     def _bytes(self, token_id: int) -> bytes:
         """Nothing for an id that stands for no token."""
@@ -93,8 +93,8 @@ def parse_ranks(content: bytes) -> dict[bytes, int]:
     return ranks
 
 
-def write_tiktoken(path: Path, encoding: str, special_tokens: Sequence[str]) -> None:
-    """Write `encoding`, a name that tiktoken knows or a file of ranks, with more special tokens behind its own.
+def tiktoken_content(encoding: str, special_tokens: Sequence[str]) -> bytes:
+    """`encoding`, a name that tiktoken knows or a file of ranks, with more special tokens behind its own.
 
     Raises:
         UserError: the name is unknown or cannot be downloaded, or the file cannot be read.
@@ -105,11 +105,61 @@ def write_tiktoken(path: Path, encoding: str, special_tokens: Sequence[str]) -> 
         if token not in special:
             special[token] = following
             following += 1
-    header = {"format": "tiktoken", "name": name, "pattern": pattern, "special_tokens": special}
-    with atomic_write(path, "wb") as file:
-        file.write(json.dumps(header).encode() + b"\n")
-        for content, rank in sorted(ranks.items(), key=lambda item: item[1]):
-            file.write(base64.b64encode(content) + b" " + str(rank).encode() + b"\n")
+    return pack_ranks({"name": name, "pattern": pattern, "special_tokens": special}, ranks)
+
+
+def pack_ranks(header: dict[str, Any], ranks: dict[bytes, int]) -> bytes:
+    """What a `tokenizer.model` of this kind holds."""
+    lines = [json.dumps({"format": "tiktoken", **header}).encode()]
+    for content, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        lines.append(base64.b64encode(content) + b" " + str(rank).encode())
+    return b"\n".join(lines) + b"\n"
+
+
+def gpt2_content(merges: Path, vocabulary: Path, header: dict[str, Any]) -> bytes:
+    """GPT-2's own two files (`merges.txt` or `vocab.bpe`, `vocab.json` or `encoder.json`).
+
+    Raises:
+        UserError: they cannot be read, or do not belong together.
+    """
+    try:
+        ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(str(merges), str(vocabulary))
+    except Exception as error:  # of asserts and lookups in there
+        raise UserError(f"{merges} and {vocabulary} are not a vocabulary of GPT-2: {error!r}") from error
+    special = {END_OF_TEXT: len(ranks)}
+    return pack_ranks({"name": "gpt2", "pattern": GPT2_PATTERN, "special_tokens": special, **header}, ranks)
+
+
+def llama3_content(path: Path, header: dict[str, Any]) -> bytes:
+    """Llama 3's `tokenizer.model`, which is a file of ranks; its special tokens are known (those of 3.1).
+
+    Raises:
+        UserError: it cannot be read, or does not have 128,000 ranks.
+    """
+    try:
+        ranks = parse_ranks(path.read_bytes())
+    except (OSError, ValueError, binascii.Error) as error:
+        raise UserError(f"{path} is no file of tiktoken ranks: {error}") from error
+    if len(ranks) != 128_000:
+        raise UserError(f"{path} has {len(ranks):,} ranks, where the tokenizer of Llama 3 has 128,000")
+    special = {token: len(ranks) + number for number, token in enumerate(llama3_special_tokens())}
+    return pack_ranks({"name": "llama3", "pattern": LLAMA3_PATTERN, "special_tokens": special, **header}, ranks)
+
+
+def llama3_special_tokens() -> list[str]:
+    """The 256 special tokens of Llama 3.1 to 3.3, in the order of their ids."""
+    named = {
+        0: "begin_of_text",
+        1: "end_of_text",
+        4: "finetune_right_pad_id",
+        6: "start_header_id",
+        7: "end_header_id",
+        8: "eom_id",
+        9: "eot_id",
+        10: "python_tag",
+    }
+    reserved = iter(range(256))
+    return [f"<|{named[n] if n in named else f'reserved_special_token_{next(reserved)}'}|>" for n in range(256)]
 
 
 def _is_file(encoding: str) -> bool:
@@ -138,7 +188,7 @@ def _definition(name: str) -> tuple[str, dict[str, int]]:
     tiktoken defines an encoding as a function that loads the ranks, so it is called with loaders that load nothing.
     """
     if name not in openai_public.ENCODING_CONSTRUCTORS:
-        return _PATTERN, {}
+        return LLAMA3_PATTERN, {}
     with ExitStack() as restored:
         for loader in ("load_tiktoken_bpe", "data_gym_to_mergeable_bpe_ranks"):
             restored.callback(setattr, openai_public, loader, getattr(openai_public, loader))
@@ -159,3 +209,6 @@ def _by_name(name: str) -> tuple[str, str, dict[bytes, int], dict[str, int]]:
             f"a network, download its file of ranks, save it as {name}.tiktoken, then name that file here"
         ) from error
     return name, encoding._pat_str, dict(encoding._mergeable_ranks), dict(encoding._special_tokens)
+
+
+GPT2_PATTERN = _definition("gpt2")[0]

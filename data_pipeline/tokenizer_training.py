@@ -15,7 +15,8 @@ from common.errors import UserError
 from common.files import atomic_write
 from data_pipeline.config import SPECIAL_TOKENS, TokenizerConfig
 from data_pipeline.documents import Counts, read_documents, stable_fraction
-from data_pipeline.tiktoken_files import write_tiktoken
+from data_pipeline.tiktoken_files import tiktoken_content
+from data_pipeline.tokenizer_import import pack
 
 CHUNK_BYTES = 4000  # SentencePiece skips what it takes for over-long sentences; 4192 bytes is its usual limit
 _SMALLEST_VOCABULARY = 256 + 3 + len(SPECIAL_TOKENS)  # bytes, <unk>, <s>, </s>, special tokens
@@ -29,15 +30,17 @@ class TrainArgument:
 
 
 def train_tokenizer(task: str, directory: Path, argument: TrainArgument) -> Counts:
-    """Train on a sample of `sample_bytes` that is shared equally by the sources, and write `tokenizer.model`.
+    """Write `tokenizer.model`: ready-made, or trained on a sample of `sample_bytes` that the sources share equally.
 
     Raises:
         UserError: tiktoken does not have the encoding that is wanted; or the sample has too few different words for
             the vocabulary, and the message names a size that fits.
     """
     config, counts = argument.config, Counts()
-    if config.kind == "tiktoken":
-        write_tiktoken(directory / f"{task}.model", config.encoding, SPECIAL_TOKENS)
+    ready = ready_made(config)
+    if ready is not None:
+        with atomic_write(directory / f"{task}.model", "wb") as file:
+            file.write(ready)
         return counts
     if config.vocab_size <= _SMALLEST_VOCABULARY:
         raise UserError(
@@ -80,6 +83,17 @@ def train_tokenizer(task: str, directory: Path, argument: TrainArgument) -> Coun
         file.write(model.getvalue())
     counts.details = {"sampled_bytes": {str(source): size for source, size in sorted(sampled.items())}}
     return counts
+
+
+def ready_made(config: TokenizerConfig) -> bytes | None:
+    """The tokenizer, where it has not to be trained."""
+    if config.kind == "tiktoken":
+        return tiktoken_content(config.encoding, SPECIAL_TOKENS)
+    if config.kind == "existing":
+        if config.path is None:
+            raise UserError("--tokenizer.kind existing needs --tokenizer.path: where the tokenizer is")
+        return pack(Path(config.path))
+    return None
 
 
 def chunks(text: str) -> Iterator[str]:

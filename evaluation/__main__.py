@@ -47,6 +47,8 @@ class EvaluationCommand:
     """Name below runs/, or path; by default the newest run."""
     checkpoint: str = "best"
     """"best" (lowest validation loss), "last", or a step."""
+    data: str | None = None
+    """Directory of curated data to score on; by default what the run was trained on."""
     device: DeviceName = "auto"
     """Where to compute."""
     precision: PrecisionName = "fp32"
@@ -71,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     command = tyro.cli(EvaluationCommand, args=list(argv), prog="python -m evaluation")
     run = find_run(command.run)
     checkpoint = choose_checkpoint(run, command.checkpoint)
-    dataset = open_dataset(run, checkpoint)
+    dataset = open_dataset(run, checkpoint, command.data)
     device = choose_device(command.device)
     precision = choose_precision(device, command.precision)
     options: dict[str, Any] = {
@@ -95,17 +97,17 @@ def main(argv: Sequence[str]) -> None:
     show(run, summary)
 
 
-def open_dataset(run: Run, checkpoint: Checkpoint) -> Dataset:
-    """The data that the run was trained on.
+def open_dataset(run: Run, checkpoint: Checkpoint, directory: str | None) -> Dataset:
+    """The data in `directory`, by default those that the run was trained on.
 
     Raises:
         UserError: they are not there, or were made with another tokenizer.
     """
     config = read_config(run)
     try:
-        dataset = Dataset(config["data"]["directory"])
+        dataset = Dataset(directory or config["data"]["directory"])
     except (KeyError, TypeError) as error:
-        raise UserError(f"{run.config} has no data.directory; train the run again under another --name") from error
+        raise UserError(f"{run.config} does not say what data it was trained on; name some with --data DIR") from error
     expected = checkpoint.state["tokenizer_sha256"]
     if dataset.tokenizer_sha256 != expected:
         raise UserError(
@@ -113,7 +115,7 @@ def open_dataset(run: Run, checkpoint: Checkpoint) -> Dataset:
             f"(sha256 {dataset.tokenizer_sha256[:12]}) than run {run.name} was trained with ({expected[:12]}); "
             f"make matching data again with: {dataset.recipe_command()}, or train a new run on these"
         )
-    if checkpoint.state.get("data_fingerprint") != dataset.fingerprint:
+    if directory is None and checkpoint.state.get("data_fingerprint") != dataset.fingerprint:
         console.print(
             f"warning: the data in {dataset.directory} have changed since run {run.name} was trained; validation "
             "documents may have been among its training documents",

@@ -1,11 +1,12 @@
 """Text generation with a key-value cache: prompts in, completions out.
 
-The model sees the end-of-text id and then the prompt, as every document stood in training; so an empty prompt is fine.
-When the context is full, the newest half of it is kept, behind the end-of-text id, and encoded again.
+The model sees the id that begins a text and then the prompt, as every document stood in training; so an empty prompt is
+fine. When the context is full, the newest half of it is kept, behind that id, and encoded again.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -128,15 +129,17 @@ class _Batch:
         on_text: OnText | None,
         first: int,
     ) -> None:
-        self.model, self.options, self.eos_id = model, options, tokenizer.eos_id
+        self.model, self.options = model, options
+        self.bos_id, self.eos_ids = tokenizer.bos_id, tokenizer.eos_ids
+        self.unused_ids = tokenizer.unused_ids(model.config.vocab_size)
         self.on_text, self.first = on_text, first
         self.context = model.config.context_length
-        self.samples = [_Sample(TextStream(tokenizer, options.stop)) for _ in range(count)]
         self.generators = sample_generators(options.seed, count)
         weight = model.embedding.weight
         self.device = weight.device
         prompt_ids = tokenizer.encode(prompt)
-        # The repetition penalty counts the whole prompt, but not the end-of-text id that stands before it.
+        self.samples = [_Sample(TextStream(tokenizer, options.stop, prompt_ids)) for _ in range(count)]
+        # The repetition penalty counts the whole prompt, but not the id that stands before it.
         self.seen = torch.zeros(count, model.config.vocab_size, dtype=torch.bool)
         self.seen[:, prompt_ids] = True
         self.history = torch.tensor([self._fit(prompt_ids)] * count, dtype=torch.int64)
@@ -150,6 +153,7 @@ class _Batch:
             began, prefill = time.perf_counter(), self.cache.length == 0
             # Logits are drawn from on the CPU, in double precision, which not every device has.
             logits = self.model(ids.to(self.device), cache=self.cache, last_only=True)[:, -1].cpu()
+            logits[:, self.unused_ids] = -math.inf
             chosen = next_ids(logits, self.seen, self.options, self.generators)
             speed.add(prefill, ids.numel(), time.perf_counter() - began)
             for number, token_id in enumerate(chosen.tolist()):
@@ -160,14 +164,14 @@ class _Batch:
         return [self._finish(number) for number in range(len(self.samples))]
 
     def _fit(self, prompt_ids: list[int]) -> list[int]:
-        """The end-of-text id and as much of the end of the prompt as the context holds."""
+        """The id that begins a text and as much of the end of the prompt as the context holds."""
         room = self.context - 1
         if len(prompt_ids) > room:
             print(
                 f"warning: the prompt has {len(prompt_ids)} tokens; the model sees only the last {room}",
                 file=sys.stderr,
             )
-        return [self.eos_id, *prompt_ids[-room:]]
+        return [self.bos_id, *prompt_ids[-room:]]
 
     def _following(self, chosen: Tensor) -> Tensor:  # (batch, 1) -> (batch, 1), or (batch, time) when starting over
         """What to feed next: the chosen ids, or once the context is full its newest half."""
@@ -176,7 +180,7 @@ class _Batch:
         if self.cache.length < self.context:
             return chosen
         newest = self.history[:, -(self.context // 2) :]
-        self.history = torch.cat((torch.full_like(chosen, self.eos_id), newest), dim=1)
+        self.history = torch.cat((torch.full_like(chosen, self.bos_id), newest), dim=1)
         self.cache.reset()
         return self.history
 
@@ -185,7 +189,7 @@ class _Batch:
         sample = self.samples[number]
         if sample.finish_reason:
             return
-        if token_id == self.eos_id:
+        if token_id in self.eos_ids:
             sample.finish_reason = "eos"
             return
         sample.token_ids.append(token_id)

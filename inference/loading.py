@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
 from common.cli import from_dict
 from common.errors import UserError
@@ -16,6 +14,7 @@ from common.runs import Checkpoint, Run, choose_checkpoint
 from data_pipeline.tokenizer import Tokenizer
 from model import Decoder, ModelConfig
 from model.device import DeviceName, choose_device
+from model.weights import load_decoder
 
 
 @dataclass(frozen=True)
@@ -51,17 +50,14 @@ def load_checkpoint(run: Run, checkpoint: Checkpoint, device: DeviceName = "auto
     model_config = from_dict(ModelConfig, config["model"], where=f"{run.config}: model")
     _check_tokenizer(run, checkpoint, tokenizer, model_config)
     target = choose_device(device)
-    with torch.random.fork_rng(devices=[]):  # the initial draw is overwritten; let no caller notice it
-        model = Decoder(model_config)
     try:
-        model.load_state_dict(safetensors.torch.load_file(checkpoint.weights))
-    except (RuntimeError, SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())
+        model = load_decoder(model_config, checkpoint.weights, target)
+    except UserError as error:
         raise UserError(
-            f"the weights {checkpoint.weights} do not fit the model in {run.config}: {reason}; "
-            "restore the config that the run was trained with, or train it again under another --name"
+            f"{error}; restore the {run.config} that these weights were trained with, or train again under another "
+            "--name"
         ) from error
-    return LoadedRun(model.to(target).eval(), tokenizer, checkpoint, run, config, target)
+    return LoadedRun(model.eval(), tokenizer, checkpoint, run, config, target)
 
 
 def read_config(run: Run) -> dict[str, Any]:
@@ -83,8 +79,8 @@ def _check_tokenizer(run: Run, checkpoint: Checkpoint, tokenizer: Tokenizer, con
             f"trained with (sha256 {str(trained_with)[:12]}); copy the right {Tokenizer.file_name} from the data "
             f"directory of the run into {run.path}"
         )
-    if tokenizer.vocab_size != config.vocab_size:
+    if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
-            f"{run.tokenizer} has {tokenizer.vocab_size} ids, but model.vocab_size in {run.config} is "
-            f"{config.vocab_size}; they must be equal: set model.vocab_size in the config file and train again"
+            f"{run.tokenizer} has {tokenizer.vocab_size} ids, but model.vocab_size in {run.config} is only "
+            f"{config.vocab_size}: set model.vocab_size in the config file and train again"
         )

@@ -16,9 +16,13 @@ class TextStream:
     overlap with false starts of themselves ("aab" in "aaab").
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), before: Sequence[int] = ()) -> None:
+        """`before`: the tokens that the sample follows, its prompt."""
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
+        # Tokens are decoded behind whole characters: at the beginning some tokenizers would drop a space.
+        self._before = _whole_end(tokenizer, before)
+        self._skipped = len(tokenizer.decode(self._before))  # characters of those
         self._ids: list[int] = []  # tokens since the last one after which every character was whole
         self._taken = 0  # characters of those tokens already moved to `_held`
         self._held = ""  # whole characters that may still turn out to be the beginning of a stop string
@@ -29,19 +33,24 @@ class TextStream:
     def add(self, token_id: int) -> str:
         """Append a token; return the text that became final with it, often the token's own, sometimes nothing."""
         self._ids.append(token_id)
-        decoded = self._tokenizer.decode(self._ids)
+        decoded = self._decode()
         whole = without_open_character(decoded)
         self._held += whole[self._taken :]
         self._taken = len(whole)
         if whole == decoded:
+            if len(decoded):
+                self._before, self._skipped = self._ids, len(self._tokenizer.decode(self._ids))
             self._ids, self._taken = [], 0
         return self._release(partial_stops_wait=True)
 
     def close(self) -> str:
         """The sample has ended: return what was held back, bytes of an unfinished character as U+FFFD."""
-        self._held += self._tokenizer.decode(self._ids)[self._taken :]
+        self._held += self._decode()[self._taken :]
         self._ids, self._taken = [], 0
         return self._release(partial_stops_wait=False)
+
+    def _decode(self) -> str:
+        return self._tokenizer.decode(self._before + self._ids)[self._skipped :]
 
     def _release(self, partial_stops_wait: bool) -> str:
         if self.stopped:
@@ -56,6 +65,15 @@ class TextStream:
             final, self._held = self._held[:cut], self._held[cut:]
         self.text += final
         return final
+
+
+def _whole_end(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    """The shortest end of `ids` that is text of whole characters; nothing when there is none within a few tokens."""
+    for count in range(1, min(len(ids), 8) + 1):
+        text = tokenizer.decode(ids[-count:])
+        if text and REPLACEMENT not in text:
+            return list(ids[-count:])
+    return []
 
 
 def without_open_character(text: str) -> str:

@@ -42,6 +42,18 @@ class ModelConfig:
     """Rotary or learned absolute positions."""
     rope_base: float = 10_000.0
     """Wavelength base of the rotary positions."""
+    rope_factor: float = 1.0
+    """Llama 3's stretching of long rotary waves for a longer context (arXiv 2407.21783); 1 for none."""
+    rope_low_frequency: float = 1.0
+    """With a `rope_factor`: waves that turn less often in the original context are stretched by all of it."""
+    rope_high_frequency: float = 4.0
+    """With a `rope_factor`: waves that turn more often in the original context stay as they are."""
+    rope_original_context: int = 8192
+    """With a `rope_factor`: the context that the model was first trained with."""
+    window: int | None = None
+    """Sliding-window attention: a token sees this many tokens, itself among them; None for all before it."""
+    document_start: int | None = None
+    """Id of the token that begins a document, which attention then does not reach back over; None lets it."""
     qk_norm: bool = True
     """RMS-normalise queries and keys, which bounds the attention logits."""
     attention_scale: float | None = None
@@ -67,16 +79,29 @@ class ModelConfig:
 
     def check(self) -> None:
         """Raises UserError for a value out of range, or values that do not go together."""
-        for name in ("vocab_size", "context_length", "layers", "width", "heads", "kv_heads", "head_dim", "mlp_width"):
+        sizes = ("vocab_size", "context_length", "layers", "width", "heads", "kv_heads", "head_dim", "mlp_width")
+        for name in (*sizes, "window", "rope_original_context"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"model.{name} must be at least 1, not {value}")
-        for name in ("rope_base", "norm_eps", "attention_scale", "logit_softcap", "init_std", "embedding_std"):
+        amounts = ("rope_base", "rope_low_frequency", "norm_eps", "attention_scale", "logit_softcap", "init_std")
+        for name in (*amounts, "embedding_std"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"model.{name} must be positive, not {value}")
         if self.logit_softcap is not None and self.logit_softcap > 40:
             raise UserError(f"model.logit_softcap must be at most 40, not {self.logit_softcap}; None for no cap")
+        if self.rope_factor < 1:
+            raise UserError(f"model.rope_factor must be at least 1, not {self.rope_factor}; 1 for no stretching")
+        if self.rope_factor > 1 and self.position != "rope":
+            raise UserError("model.rope_factor does nothing with learned positions; unset it")
+        if self.rope_high_frequency <= self.rope_low_frequency:
+            raise UserError(
+                f"model.rope_high_frequency {self.rope_high_frequency} must be above model.rope_low_frequency "
+                f"{self.rope_low_frequency}"
+            )
+        if self.document_start is not None and not 0 <= self.document_start < self.vocab_size:
+            raise UserError(f"model.document_start {self.document_start} is no id of a vocabulary of {self.vocab_size}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout must be at least 0 and below 1, not {self.dropout}")
         if self.head_dim is None and self.width % self.heads:
@@ -105,69 +130,3 @@ class ModelConfig:
     @property
     def mlp_size(self) -> int:
         return self.mlp_width or 4 * self.width
-
-
-def gpt2(size: Literal["small", "medium", "large", "xl"] = "small") -> ModelConfig:
-    """GPT-2 (Radford et al. 2019) in its four published sizes."""
-    layers, width, heads = {
-        "small": (12, 768, 12),
-        "medium": (24, 1024, 16),
-        "large": (36, 1280, 20),
-        "xl": (48, 1600, 25),
-    }[size]
-    return ModelConfig(
-        vocab_size=50_257,
-        context_length=1024,
-        layers=layers,
-        width=width,
-        heads=heads,
-        activation="gelu",
-        norm="layer",
-        norm_gain=True,
-        bias=True,
-        position="learned",
-        qk_norm=False,
-        embedding_norm=False,
-        residual_scalars=False,
-        logit_softcap=None,
-        tied=True,
-        init_std=0.02,
-        zero_init_projections=False,
-    )
-
-
-def llama(
-    *,
-    vocab_size: int = 32_768,
-    context_length: int = 1024,
-    layers: int = 8,
-    width: int = 512,
-    heads: int = 8,
-    kv_heads: int = 4,
-    mlp_width: int = 1408,
-    rope_base: float = 500_000.0,
-    tied: bool = True,
-) -> ModelConfig:
-    """The Llama 3 layout (arXiv 2407.21783) at any size."""
-    return ModelConfig(
-        vocab_size=vocab_size,
-        context_length=context_length,
-        layers=layers,
-        width=width,
-        heads=heads,
-        kv_heads=kv_heads,
-        mlp_width=mlp_width,
-        activation="swiglu",
-        norm="rms",
-        norm_gain=True,
-        bias=False,
-        position="rope",
-        rope_base=rope_base,
-        qk_norm=False,
-        embedding_norm=False,
-        residual_scalars=False,
-        logit_softcap=None,
-        tied=tied,
-        init_std=0.02,
-        zero_init_projections=False,
-    )

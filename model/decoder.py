@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +12,8 @@ from model.activations import Checkpointing
 from model.cache import KVCache
 from model.config import ModelConfig
 from model.functions import linear_cross_entropy, token_losses
-from model.layers import Block, Norm, rotary_table
+from model.layers import Block, Norm
+from model.positions import locate, rotary_table
 
 
 class Decoder(nn.Module):
@@ -38,11 +41,16 @@ class Decoder(nn.Module):
         self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self.residual_scale = nn.Parameter(torch.ones(config.layers)) if config.residual_scalars else None
         self.embedding_scale = nn.Parameter(torch.zeros(config.layers)) if config.residual_scalars else None
-        if not learned:
-            cos, sin = rotary_table(config)
-            self.register_buffer("rotary_cos", cos, persistent=False)
-            self.register_buffer("rotary_sin", sin, persistent=False)
+        self.make_tables()
         self.initialize()
+
+    def make_tables(self) -> None:
+        """Work out what follows from the config alone, and is not stored: the rotary angles of every position."""
+        if self.config.position == "rope":
+            device = self.embedding.weight.device
+            cos, sin = rotary_table(self.config)
+            self.register_buffer("rotary_cos", cos.to(device), persistent=False)
+            self.register_buffer("rotary_sin", sin.to(device), persistent=False)
 
     @torch.no_grad()
     def initialize(self) -> None:
@@ -73,15 +81,16 @@ class Decoder(nn.Module):
         targets: Tensor | None = None,  # (batch, time) int64, IGNORE where no loss is wanted
         cache: KVCache | None = None,
         last_only: bool = False,
+        counts: Sequence[int] | None = None,  # with a cache: how many of each row's ids are real, the rest is padding
     ) -> Tensor:
-        """Without targets: fp32 logits (batch, time, vocab), of the last position alone with `last_only`.
+        """Without targets: fp32 logits (batch, time, vocab); with `last_only` (batch, 1, vocab), of the last real ids.
 
         With targets: the sum of the losses of all positions in nats, an fp32 scalar; the logits are never whole.
         Raises ValueError when the sequence, the cached part included, is longer than the context.
         """
-        hidden = self.hidden(ids, cache)
+        hidden = self.hidden(ids, cache, counts)
         if targets is None:
-            return self.logits(hidden[:, -1:] if last_only else hidden)
+            return self.logits(_last(hidden, counts) if last_only else hidden)
         return linear_cross_entropy(
             hidden.flatten(0, 1), self.output_weight, targets.flatten(), self.config.logit_softcap
         )
@@ -97,29 +106,38 @@ class Decoder(nn.Module):
     def output_weight(self) -> Tensor:  # (vocab, width)
         return self.embedding.weight if self.head is None else self.head.weight
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:  # (batch, time) -> (batch, time, width)
+    def hidden(
+        self, ids: Tensor, cache: KVCache | None = None, counts: Sequence[int] | None = None
+    ) -> Tensor:  # (batch, time) -> (batch, time, width)
         """The normalised output of the last block."""
-        start = cache.length if cache is not None else 0
-        stop = start + ids.shape[1]
+        if cache is not None:
+            cache.place(ids.shape[1], counts)
+        stop = ids.shape[1] if cache is None else cache.filled
         if stop > self.config.context_length:
             raise ValueError(f"{stop} positions do not fit the context of {self.config.context_length}")
+        positions = locate(self.config, ids, cache, dropout=self.training and self.config.dropout > 0)
         x = self.embedding(ids)
         rotary = None
+        # Padding may stand past the end of the context.
+        index = positions.indices.clamp(max=self.config.context_length - 1)
         if self.position_embedding is not None:
-            x = x + self.position_embedding.weight[start:stop]
+            x = x + self.position_embedding(index)
         else:
-            rotary = (self.rotary_cos[start:stop], self.rotary_sin[start:stop])
+            rotary = self.rotary_cos[index], self.rotary_sin[index]
+            if index.ndim == 2:
+                rotary = rotary[0][:, None], rotary[1][:, None]  # for all heads
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         x = first = self.dropout(x)
+        checkpointing = self.activation_checkpointing if self.training else "none"
         for layer, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             if self.residual_scale is not None and self.embedding_scale is not None:
                 x = self.residual_scale[layer] * x + self.embedding_scale[layer] * first
             own = self.value_embeddings[str(layer)](ids) if str(layer) in self.value_embeddings else None
-            x = block(x, rotary, own, cache, self.activation_checkpointing if self.training else "none")
+            x = block(x, positions, rotary, own, cache, checkpointing)
         if cache is not None:
-            cache.advance(ids.shape[1])
+            cache.advance()
         return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:  # (batch, time, width) -> (batch, time, vocab) fp32
@@ -140,5 +158,14 @@ class Decoder(nn.Module):
         matrices = sum(p.numel() for name, p in self.named_parameters() if p.ndim == 2 and "embedding" not in name)
         if config.tied:
             matrices += self.embedding.weight.numel()
-        attention = config.layers * config.heads * config.head_size * (sequence or config.context_length)
-        return 6 * matrices + 6 * attention
+        sequence = sequence or config.context_length
+        window = min(config.window or sequence, sequence)
+        seen = 2 * window - window**2 / sequence  # twice the mean number of keys that a query sees
+        return 6 * matrices + 6 * int(config.layers * config.heads * config.head_size * seen)
+
+
+def _last(hidden: Tensor, counts: Sequence[int] | None) -> Tensor:  # (batch, time, width) -> (batch, 1, width)
+    if counts is None:
+        return hidden[:, -1:]
+    rows = torch.arange(len(hidden), device=hidden.device)
+    return hidden[rows, torch.tensor([max(count - 1, 0) for count in counts], device=hidden.device)][:, None]

@@ -1,4 +1,4 @@
-"""The parts of a decoder block: normalisation, rotary positions, attention, feed-forward."""
+"""The parts of a decoder block: normalisation, attention, feed-forward."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from model.activations import Checkpointing, checkpointed
 from model.cache import KVCache
 from model.config import ModelConfig
 from model.functions import causal_attention, compute_dtype
+from model.positions import Positions, rotate
 
 
 class Norm(nn.Module):
@@ -28,22 +29,6 @@ class Norm(nn.Module):
         return F.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
 
 
-def rotary_table(config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of every position, each (context, head_dim / 2) (RoFormer, arXiv 2104.09864)."""
-    steps = torch.arange(0, config.head_size, 2, dtype=torch.float32) / config.head_size
-    angles = torch.outer(torch.arange(config.context_length, dtype=torch.float32), config.rope_base**-steps)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (x[i], x[i + head_dim/2]), the layout of Hugging Face checkpoints; keeps x's dtype.
-
-    x: (batch, heads, time, head_dim); cos, sin: (time, head_dim / 2).
-    """
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).type_as(x)
-
-
 class Attention(nn.Module):
     """Causal self-attention with grouped key and value heads."""
 
@@ -52,7 +37,7 @@ class Attention(nn.Module):
         self.layer, self.heads, self.kv_heads = layer, config.heads, config.key_value_heads
         self.head_dim, self.dropout = config.head_size, config.dropout
         self.scale = config.attention_scale or config.head_size**-0.5
-        self.qk_norm, self.eps = config.qk_norm, config.norm_eps
+        self.qk_norm, self.eps, self.window = config.qk_norm, config.norm_eps, config.window
         self.query = nn.Linear(config.width, self.heads * self.head_dim, bias=config.bias)
         self.key = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=config.bias)
         self.value = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=config.bias)
@@ -61,7 +46,8 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,  # (batch, time, width)
-        rotary: tuple[Tensor, Tensor] | None,
+        positions: Positions,
+        rotary: tuple[Tensor, Tensor] | None,  # cosines and sines at these positions
         own_values: Tensor | None,  # (batch, time, kv_heads, head_dim), added to the values
         cache: KVCache | None,
     ) -> Tensor:  # (batch, time, width)
@@ -78,40 +64,27 @@ class Attention(nn.Module):
             key = F.rms_norm(key, (self.head_dim,), eps=self.eps)
         if rotary is not None:
             query, key = rotate(query, *rotary), rotate(key, *rotary)
-        past = 0
         if cache is not None:
-            past = cache.length
             key, value = cache.append(self.layer, key, value)
-        mixed = self.attend(query.type_as(value), key.type_as(value), value, past)
+        mixed = self.attend(query.type_as(value), key.type_as(value), value, positions)
         return self.output(mixed.transpose(1, 2).reshape(batch, time, -1))
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, past: int) -> Tensor:
-        """Attention of the queries, of which `past` positions come before, on all keys; (batch, heads, time, dim)."""
-        time, dropout = query.shape[2], self.dropout if self.training else 0.0
-        if query.device.type == "cpu" and past == 0 and time > 1 and dropout == 0:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, positions: Positions) -> Tensor:
+        """Attention of the queries on all keys that they may see; (batch, heads, time, head_dim)."""
+        if positions.blocked:
             repeats = self.heads // self.kv_heads
             key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-            return causal_attention(query, key, value, self.scale)
+            return causal_attention(query, key, value, self.scale, self.window, positions.documents)
         return F.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=continuation_mask(past, time, query.device),
-            dropout_p=dropout,
-            is_causal=past == 0,
+            attn_mask=positions.mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=positions.mask is None and query.shape[2] > 1,
             scale=self.scale,
             enable_gqa=self.kv_heads != self.heads,
         )
-
-
-def continuation_mask(past: int, time: int, device: torch.device) -> Tensor | None:
-    """Which of `past + time` keys each of `time` new queries may see, (time, past + time) bool.
-
-    None when no explicit mask is needed: at the start of a sequence (plain causal) and for a single new token.
-    """
-    if past == 0 or time == 1:
-        return None
-    return torch.ones(time, past + time, dtype=torch.bool, device=device).tril(diagonal=past)
 
 
 class FeedForward(nn.Module):
@@ -149,18 +122,24 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,  # (batch, time, width)
+        positions: Positions,
         rotary: tuple[Tensor, Tensor] | None,
         own_values: Tensor | None,  # (batch, time, kv_heads * head_dim), the tokens' value embeddings
         cache: KVCache | None,
         checkpointing: Checkpointing = "none",
     ) -> Tensor:  # (batch, time, width)
         # In here, so that a compiled block has it inside: outside, "selective" could not see what to keep.
-        return checkpointed(self.pass_through, checkpointing, x, rotary, own_values, cache)
+        return checkpointed(self.pass_through, checkpointing, x, positions, rotary, own_values, cache)
 
     def pass_through(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, own_values: Tensor | None, cache: KVCache | None
+        self,
+        x: Tensor,
+        positions: Positions,
+        rotary: tuple[Tensor, Tensor] | None,
+        own_values: Tensor | None,
+        cache: KVCache | None,
     ) -> Tensor:
         if own_values is not None and self.value_gate is not None:
             own_values = self.value_gate[:, None] * own_values.unflatten(-1, (len(self.value_gate), -1))
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, own_values, cache))
+        x = x + self.dropout(self.attention(self.attention_norm(x), positions, rotary, own_values, cache))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))

@@ -17,8 +17,8 @@ from tiny import PROJECT, environment, losses, read_metrics, run_train
 
 from common.runs import Run
 from model import Decoder, KVCache, ModelConfig
-from model.config import gpt2, llama
 from model.device import Precision
+from model.presets import preset
 from training.hardware import peak_flops
 
 DEVICE = torch.device("cuda", 0)
@@ -66,7 +66,9 @@ def test_the_share_of_the_peak_is_logged_or_said_to_be_unknown(project: Path, pr
     assert all(("mfu" in row) is known for row in read_metrics(project / "runs" / "tiny"))
 
 
-@pytest.mark.parametrize("config", [ModelConfig(), gpt2(), llama()], ids=["mini", "gpt2", "llama"])
+@pytest.mark.parametrize(
+    "config", [preset(name) for name in ("mini", "gpt2", "mini-llama")], ids=["mini", "gpt2", "llama"]
+)
 def test_loss_logits_and_gradients_are_those_of_the_cpu(config: ModelConfig) -> None:
     torch.manual_seed(0)
     config = replace(config, **SMALL, init_std=0.1, zero_init_projections=False)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from tiny import PROJECT, environment, read_metrics, run_train
 
 import data_pipeline.__main__
 import evaluation.__main__
+import model.convert.__main__
 import sample
 import train
 import training.dashboard
@@ -75,7 +76,7 @@ def test_commands_need_a_run(tmp_path: Path) -> None:
 
 def readme_commands() -> list[list[str]]:
     """Every command in the README's code, split into words; those with placeholders in capitals are left out."""
-    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    text = (PROJECT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
     fence = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
     lines = [line for block in fence.findall(text) for line in block.splitlines()]
     lines += re.findall(r"`([^`\n]+)`", fence.sub("", text))
@@ -105,6 +106,9 @@ def test_readme_commands_can_be_typed() -> None:
             elif words[:3] == ["python", "-m", "evaluation"]:
                 tyro.cli(evaluation.__main__.EvaluationCommand, args=words[3:])
                 seen.add("evaluation")
+            elif words[:3] == ["python", "-m", "model.convert"]:
+                tyro.cli(model.convert.__main__.Command, args=words[3:])
+                seen.add("convert")
             elif words[:3] == ["python", "-m", "training.dashboard"]:
                 tyro.cli(training.dashboard.DashboardCommand, args=words[3:])
                 seen.add("dashboard")
@@ -112,4 +116,4 @@ def test_readme_commands_can_be_typed() -> None:
                 pytest.fail(f"no check for {words}")
     finally:
         os.chdir(before)
-    assert seen == {"train", "sample", "data_pipeline", "evaluation", "dashboard"}
+    assert seen == {"train", "sample", "data_pipeline", "evaluation", "convert", "dashboard"}

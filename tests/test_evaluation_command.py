@@ -206,7 +206,7 @@ def test_mistakes_end_with_status_2_and_change_nothing(copy: World) -> None:
         (["tiny", "--batch-tokens", "0"], "--batch-tokens 0 is too small"),
         (["tiny", "--presicion", "fp32"], "--precision"),
         (["lost"], "make it with: python -m data_pipeline CONFIG --out data/lost"),
-        (["nameless"], "has no data.directory"),
+        (["nameless"], "does not say what data it was trained on; name some with --data"),
         (["retokenized"], "another tokenizer (sha256 abcdefabcdef) than run retokenized was trained with"),
         (["damaged"], "no whole checkpoint 'best'"),
         (["empty"], "validation split in data/empty is empty"),

@@ -44,10 +44,12 @@ def edit_config(run: Path, **model: object) -> None:
 def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     edit_config(run, width=64)
-    with pytest.raises(UserError, match=r"do not fit the model in .*config\.json.*size mismatch"):
+    with pytest.raises(
+        UserError, match=r"key.weight has shape \(32, 32\), the model needs \(64, 64\); restore .*config\.json"
+    ):
         load_run(Run(run), device="cpu")
-    edit_config(run, width=32, vocab_size=401)
-    with pytest.raises(UserError, match=r"has 400 ids, but model\.vocab_size .* is 401"):
+    edit_config(run, width=32, vocab_size=399)
+    with pytest.raises(UserError, match=r"has 400 ids, but model\.vocab_size .* is only 399"):
         load_run(Run(run), device="cpu")
     edit_config(run, vocab_size=400, layerz=2)
     with pytest.raises(UserError, match="no field 'layerz'; did you mean 'layers'"):

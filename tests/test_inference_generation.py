@@ -39,9 +39,10 @@ class ScriptedModel(Decoder):
         super().__init__(tiny_config(context_length=512))
         self.scripts, self.before = scripts, 1 + prompt_tokens
 
-    def forward(self, ids, targets=None, cache=None, last_only=False):  # type: ignore[no-untyped-def]
+    def forward(self, ids, targets=None, cache=None, last_only=False, counts=None):  # type: ignore[no-untyped-def]
         assert cache is not None and last_only
-        cache.advance(ids.shape[1])
+        cache.place(ids.shape[1], counts)
+        cache.advance()
         position = cache.length - self.before
         logits = torch.full((len(ids), 1, VOCAB), -100.0)
         for row in range(len(ids)):

@@ -21,8 +21,8 @@ from common.errors import UserError
 from data_pipeline.config_checks import check
 from data_pipeline.shards import Dataset, Shard, TokenStream, token_dtype
 from model import Decoder, ModelConfig
-from model.config import gpt2, llama
 from model.device import Precision, choose_device, choose_precision
+from model.presets import preset
 from training.averaging import WeightAverage
 from training.batches import Batches
 from training.config import (
@@ -143,7 +143,9 @@ CPU, FP32 = torch.device("cpu"), Precision("fp32", "exact")
 
 
 @pytest.mark.parametrize("matrices", ["muon", "adamw"])
-@pytest.mark.parametrize("config", [ModelConfig(), ModelConfig(tied=False, value_embeddings=1), gpt2(), llama()])
+@pytest.mark.parametrize(
+    "config", [ModelConfig(), ModelConfig(tied=False, value_embeddings=1), preset("gpt2"), preset("mini-llama")]
+)
 def test_every_parameter_is_in_exactly_one_group(config: ModelConfig, matrices: Literal["muon", "adamw"]) -> None:
     model = Decoder(replace(config, layers=2, width=64, heads=2, kv_heads=None, vocab_size=50))
     optimizers = make_optimizers(model, OptimizerConfig(matrices=matrices), CPU, FP32)

@@ -137,7 +137,7 @@ KILL_INSIDE_SAVE = """
 import os, signal, sys
 sys.path.insert(0, {project!r})
 import training.checkpoints as checkpoints
-import common.files as files
+import common.files as files, common.runs as runs
 
 original = {target}
 count = 0
@@ -157,7 +157,7 @@ train.main(["tiny.py", *sys.argv[1:]])
     ("target", "count"),
     [
         ("checkpoints.save_file", 5),  # the optimizer file of the second checkpoint
-        ("checkpoints.write_json", 4),  # its manifest, all other files being there
+        ("runs.write_json", 2),  # its manifest, all other files being there
         ("files.os.rename", 2),  # the rename of a complete one
     ],
 )

@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from common.errors import UserError
-from common.files import TEMPORARY_SUFFIX, atomic_directory, remove_temporaries, sha256_of, write_json
-from common.runs import AVERAGE, Checkpoint, CheckpointError, Run
+from common.files import TEMPORARY_SUFFIX, atomic_directory, remove_temporaries, write_json
+from common.runs import AVERAGE, Checkpoint, CheckpointError, Run, write_checkpoint_manifest
 from model import Decoder
 from training.averaging import WeightAverage
 from training.distribution import release_gathered, share_of, whole
@@ -83,11 +83,7 @@ def save_checkpoint(
             python_random = [random_state["python"] for random_state in random_states]
             all_state = {**state, "optimizer": snapshot.optimizer_scalars, "python_random": python_random}
             write_json(directory / "state.json", all_state)
-            files = {
-                file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-                for file in sorted(directory.iterdir())
-            }
-            write_json(directory / "manifest.json", {"files": files})
+            write_checkpoint_manifest(directory)
     except (OSError, SafetensorError) as error:
         free = shutil.disk_usage(run.path).free / 1e6
         newest = run.checkpoints()

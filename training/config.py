@@ -173,6 +173,9 @@ class RunConfig:
 
     name: str = "run"
     """The run lives in runs/NAME; the same command again resumes it."""
+    start_from: str | None = None
+    """Begin with the weights of a run (name or path) or a Hugging Face directory; `model` is then that of these, and
+    flags may change its vocab_size, context_length, window, document_start and dropout."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)

@@ -22,6 +22,7 @@ from training.schedules import check_budget
 # Fraction of a plain matrix product's speed that whole training steps reach, for the time estimate only.
 TYPICAL_EFFICIENCY = 0.45
 
+PADDING_ROWS = 256  # a vocabulary may be filled up by fewer rows than this, to a multiple that a device likes
 PROCESS_BYTES = 600 * 2**20  # of Python, PyTorch and their working space
 
 
@@ -76,8 +77,9 @@ def _split(part: str, tokens: int, context: int, largest: int, world: int, seque
 
 
 def check_data(config: RunConfig, dataset: Dataset) -> None:
-    """Raises UserError when the data was made for another vocabulary than the model has."""
-    if dataset.vocab_size != config.model.vocab_size:
+    """Raises UserError when the data was made for another vocabulary than the model has, but for rows of padding."""
+    padding = config.model.vocab_size - dataset.vocab_size
+    if padding < 0 or (padding >= PADDING_ROWS and config.start_from is None):
         raise UserError(
             f"{dataset.directory} was made with a tokenizer of {dataset.vocab_size:,} ids, the model has "
             f"{config.model.vocab_size:,}; set --model.vocab-size {dataset.vocab_size}, or make matching data with: "

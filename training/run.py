@@ -34,11 +34,12 @@ from training.optimizers import make_optimizers
 from training.plan import BatchSplit, check_data, print_plan, split_batch, split_opening
 from training.schedules import Progress, check_budget, fraction_used
 from training.spikes import SpikeGuard
+from training.starting import start
 from training.tracking import Tracker
 
 # What a resumed run may not change, because the part already trained would mean something else.
 # The data may move: what they contain is compared.
-FIXED_FIELDS = ("model", "seed", "optimizer.matrices")
+FIXED_FIELDS = ("model", "start_from", "seed", "optimizer.matrices")
 
 
 def run_training(config: RunConfig, dry_run: bool = False) -> None:
@@ -112,7 +113,10 @@ def make_job(
             f"manifest.json); make both again with: {dataset.recipe_command()}"
         )
     torch.manual_seed(config.seed)  # equal on all processes: they start from the same weights
-    model = Decoder(config.model).to(device)
+    model = Decoder(config.model)
+    if config.start_from is not None and not run.checkpoints():
+        start(model, config.start_from)
+    model.to(device)
     network = distribute(model, config.distribution.strategy, world, device, precision)
     optimizers = make_optimizers(model, config.optimizer, device, precision)
     model.activation_checkpointing = config.activation_checkpointing

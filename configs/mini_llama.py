@@ -1,0 +1,12 @@
+"""The ~50M-parameter model in the plain layout of Llama: vLLM, llama.cpp and others run it without our code."""
+
+from model.presets import preset
+from training.config import BatchConfig, BudgetConfig, DataConfig, RunConfig
+
+config = RunConfig(
+    name="mini_llama",
+    model=preset("mini-llama"),
+    data=DataConfig(directory="data/mini"),
+    batch=BatchConfig(tokens_per_step=65_536, micro_batch_size=4),
+    budget=BudgetConfig(tokens=400_000_000),  # four epochs of about 100M tokens
+)

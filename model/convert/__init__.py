@@ -1,0 +1,1 @@
+"""Weights in and out of the formats of others: Hugging Face directories and GGUF files."""
