@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import read_json, sha256_of, write_json
+from common.files import TEMPORARY_SUFFIX, read_json, sha256_of, write_json
 
 RUNS_ROOT = Path("runs")
 AVERAGE = "average.safetensors"  # in a checkpoint: the running average of the weights, where one is kept
@@ -144,7 +144,8 @@ def find_run(name: str | None) -> Run:
     Raises:
         UserError: there is no such run; the message lists those there are.
     """
-    known = sorted(RUNS_ROOT.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    whole = [path for path in RUNS_ROOT.glob("*/config.json") if not path.parent.name.endswith(TEMPORARY_SUFFIX)]
+    known = sorted(whole, key=lambda path: path.stat().st_mtime)
     if name is None:
         trained = [path.parent for path in known if Run(path.parent).checkpoints()]
         if not trained:

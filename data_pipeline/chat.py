@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError
@@ -14,6 +15,8 @@ from common.errors import UserError
 
 Message = Mapping[str, Any]
 """At least `role` and `content`."""
+
+_ORDINARY = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)  # of the expressions in a template
 
 # Of this project's own special tokens.
 CHAT_TEMPLATE = (
@@ -44,28 +47,60 @@ def render_chat(
     environment.filters["tojson"] = _to_json
     try:
         return environment.from_string(template).render(
-            messages=list(messages), add_generation_prompt=add_generation_prompt, tools=None, **variables
+            messages=list(messages), add_generation_prompt=add_generation_prompt, **{"tools": None, **variables}
         )
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+    except (TemplateError, RecursionError, MemoryError, *_ORDINARY) as error:
         raise UserError(f"the chat template refuses these messages: {error}") from error
 
 
-def shield(messages: Sequence[Message], special: Collection[str]) -> tuple[list[dict[str, Any]], str]:
-    """The messages with special tokens in their texts broken by a mark, and that mark, which stands nowhere else."""
-    whole = "".join(str(value) for message in messages for value in message.values())
-    mark = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in whole)  # of the private use area
-    safe = []
-    for message in messages:
-        values = dict(message)
-        for name, value in message.items():
-            for token in special if isinstance(value, str) else ():
-                values[name] = values[name].replace(token, token[0] + mark + token[1:])
-        safe.append(values)
-    return safe, mark
+class Shield:
+    """Control tokens in what users wrote, hidden from the template and its reader behind private characters."""
+
+    def __init__(self, tokens: Iterable[str], texts: Any) -> None:
+        """`texts`: all that will be hidden in, to find characters that stand nowhere in it."""
+        self._tokens = sorted(filter(None, tokens), key=len, reverse=True)
+        whole = "".join(_strings(texts))
+        # Of the private use planes; a template that prints a list writes such a character as an escape.
+        private = (chr(code) for code in range(0xF0000, 0x10FFFE))
+        free = (character for character in private if character not in whole and _escape(character) not in whole)
+        self._hidden = dict(zip(self._tokens, free, strict=False))
+        self._escaped = {_escape(character): character for character in self._hidden.values()}
+        self._found = re.compile("|".join(map(re.escape, self._tokens)) or "(?!)")
+        self._shown = {character: token for token, character in self._hidden.items()}
+
+    def hide(self, value: Any) -> Any:
+        """`value` with every text inside it made safe, however deep."""
+        if isinstance(value, str):
+            return self._found.sub(lambda match: self._hidden[match[0]], value)
+        if isinstance(value, Mapping):
+            return {self.hide(key): self.hide(item) for key, item in value.items()}
+        return [self.hide(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    def pieces(self, text: str) -> list[str]:
+        """`text` with what was hidden shown again, cut inside every token of it, so that no reader takes it for one."""
+        pieces = [""]
+        for character in re.sub(r"\\U[0-9a-f]{8}", lambda match: self._escaped.get(match[0], match[0]), text):
+            token = self._shown.get(character)
+            if token is None:
+                pieces[-1] += character
+            else:
+                pieces[-1] += token[:1]
+                pieces.append(token[1:])
+        return pieces
 
 
-def unshield(text: str, mark: str) -> str:
-    return text.replace(mark, "")
+def _escape(character: str) -> str:
+    return f"\\U{ord(character):08x}"
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _strings(list(value.items()))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from data_pipeline.config import DataConfig
+from data_pipeline.config import DataConfig, TokenizerConfig
 from data_pipeline.quality import language
+from data_pipeline.tokenizer_import import pack
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,16 @@ def check(config: DataConfig) -> None:
                 if value not in allowed:
                     raise UserError(f"{name} is {value}; it must be {allowed}")
     _check_measures(config, names)
+    _check_tokenizer(config.tokenizer)
+
+
+def _check_tokenizer(config: TokenizerConfig) -> None:
+    if config.kind == "existing" and config.path is None:
+        raise UserError("tokenizer.kind existing needs tokenizer.path: where that tokenizer is")
+    if config.kind != "existing" and config.path is not None:
+        raise UserError(f"tokenizer.path does nothing with tokenizer.kind {config.kind}; set the kind to existing")
+    if config.path is not None:
+        pack(Path(config.path))  # for its errors, hours before it is used
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:

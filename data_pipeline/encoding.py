@@ -42,6 +42,7 @@ class PackArgument:
     first: int  # its rows from this one
     stop: int  # to before this one
     vocab_size: int
+    has_bos: bool
     sources: tuple[str, ...]
 
 
@@ -135,7 +136,7 @@ def pack_shard(task: str, directory: Path, argument: PackArgument) -> Counts:
             fields = {"id": fields.pop("id"), "source": argument.sources[source], **fields}
             licences[fields["licence"]] += 1
             writer.add(ids, size, source, fields)
-            use.add(source, ids[:-1], words)
+            use.add(source, ids[argument.has_bos : -1], words)
     with atomic_write(directory / f"{task}.pieces.npy", "wb") as file:
         np.save(file, use.table())
     details = {

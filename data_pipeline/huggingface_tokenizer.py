@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,19 +17,39 @@ _BYTE = re.compile("<0x([0-9A-F]{2})>")
 REPLACEMENT = "\ufffd"  # how a byte shows that is not part of a character
 
 
+def _library() -> Any:
+    """Raises UserError when it is not installed."""
+    # Workers are processes already; threads of each would only be in each other's way.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise UserError("this tokenizer needs a package: pip install -c constraints.txt -e '.[convert]'") from error
+    return tokenizers
+
+
+def byte_level_content(merges: Path, vocabulary: Path, special: Sequence[str]) -> bytes:
+    """A tokenizer.json of the two files of a tokenizer that was trained as GPT-2's.
+
+    Those of `special` that the vocabulary has become its special tokens. Raises UserError when the files are damaged.
+    """
+    tokenizers = _library()
+    try:
+        made = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(str(vocabulary), str(merges)))
+    except Exception as error:  # of a plain class
+        raise UserError(f"{merges} and {vocabulary} are not a vocabulary like GPT-2's: {error}") from error
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    made.add_special_tokens([token for token in dict.fromkeys(special) if made.token_to_id(token) is not None])
+    return str(made.to_str()).encode()
+
+
 class HuggingFaceModel:
     """Special tokens are never found in text, where the library would."""
 
     def __init__(self, header: dict[str, Any], content: bytes) -> None:
         """Raises ValueError when `content` is damaged, UserError when the library is not installed."""
-        # Workers are processes already; threads of each would only be in each other's way.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        try:
-            import tokenizers
-        except ImportError as error:
-            raise UserError(
-                "a tokenizer.json needs a package: pip install -c constraints.txt -e '.[convert]'"
-            ) from error
+        tokenizers = _library()
         try:
             self.fast: Any = tokenizers.Tokenizer.from_str(content.decode())
         except Exception as error:  # of a plain class
@@ -38,6 +59,7 @@ class HuggingFaceModel:
         self.fast.encode_special_tokens = True
         added = self.fast.get_added_tokens_decoder()
         self.special_ids = {token.content: number for number, token in added.items() if token.special}
+        self.control_ids = {token.content: number for number, token in added.items()}
         self.eos_token: str | None = None  # tokenizer.json does not say
         self._special = frozenset(self.special_ids.values())
         vocabulary = self.fast.get_vocab(with_added_tokens=True)

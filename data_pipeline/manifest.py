@@ -14,7 +14,7 @@ from typing import Any
 from common.cli import to_dict
 from common.errors import UserError
 from common.files import atomic_write, read_json, sha256_of, sync_file, write_json
-from data_pipeline.config import SPECIAL_TOKENS, DataConfig
+from data_pipeline.config import DataConfig
 from data_pipeline.documents import read_rows, write_row
 from data_pipeline.shards import token_dtype
 from data_pipeline.stages import StageResult
@@ -66,7 +66,7 @@ def publish(
         "dtype": token_dtype(model.vocab_size).name,
         "vocab_size": model.vocab_size,
         "eos_id": model.eos_id,
-        "special_tokens": {piece: model.special_ids[piece] for piece in SPECIAL_TOKENS},
+        "special_tokens": model.special_ids,
         "tokenizer": {"kind": model.kind, "file": Tokenizer.file_name, "sha256": model.sha256, "use": use},
         "sources": sources,
         "splits": {name: _split(name, packed) for name in _SPLITS},

@@ -265,14 +265,17 @@ def _encode(runner: StageRunner, config: DataConfig, assigned: StageResult, toke
         to_dict(config.shards),
         whole=[encoded],
     )
-    vocab_size = Tokenizer(model).vocab_size
+    chosen = Tokenizer(model)
+    vocab_size, has_bos = chosen.vocab_size, chosen.has_bos
     names = tuple(source.name for source in config.sources)
     arguments = {}
     for name, counts in arranged.tasks.items():
         layout, ends = arranged.directory / f"{name}.layout.npy", counts.details["ends"]
         for number, (first, stop) in enumerate(pairwise([0, *ends])):
-            arguments[f"{name}_{number:05d}"] = encoding.PackArgument(tokens, layout, first, stop, vocab_size, names)
-    return runner.run("pack", encoding.pack_shard, arguments, [vocab_size, names], whole=[encoded, arranged])
+            arguments[f"{name}_{number:05d}"] = encoding.PackArgument(
+                tokens, layout, first, stop, vocab_size, has_bos, names
+            )
+    return runner.run("pack", encoding.pack_shard, arguments, [vocab_size, has_bos, names], whole=[encoded, arranged])
 
 
 def _content(config: TokenizerConfig) -> str:

@@ -36,6 +36,7 @@ class TiktokenModel:
     def __init__(self, header: dict[str, Any], content: bytes) -> None:
         """Raises ValueError or KeyError when `header` or `content` is damaged."""
         self.special_ids: dict[str, int] = header["special_tokens"]
+        self.control_ids = self.special_ids
         self.pattern: str = header["pattern"]
         self.ranks = parse_ranks(content)
         self._encoding = tiktoken.Encoding(

@@ -19,7 +19,7 @@ import sentencepiece
 
 from common.errors import UserError
 from common.files import sha256_of
-from data_pipeline.chat import CHAT_TEMPLATE, Message, render_chat, shield, unshield
+from data_pipeline.chat import CHAT_TEMPLATE, Message, Shield, render_chat
 from data_pipeline.config import SPECIAL_TOKENS
 from data_pipeline.huggingface_tokenizer import HuggingFaceModel
 from data_pipeline.tiktoken_files import TiktokenModel
@@ -31,6 +31,8 @@ class _Model(Protocol):
     """What a kind of tokenizer has to offer. Texts are valid Unicode."""
 
     special_ids: dict[str, int]
+    control_ids: dict[str, int]
+    """What is one token wherever it stands in a chat: the special ones, and any that were added to the vocabulary."""
     eos_token: str | None
     """What ends a text, unless the header says otherwise."""
 
@@ -61,8 +63,8 @@ class SentencePieceModel:
         self.processor.LoadFromSerializedProto(content)
         eos_id = int(self.processor.eos_id())
         self.eos_token = str(self.processor.id_to_piece(eos_id)) if eos_id >= 0 else None
-        known = {piece: self.token_id(piece) for piece in SPECIAL_TOKENS}
-        self.special_ids = {piece: number for piece, number in known.items() if number is not None}
+        controls = [number for number in range(self.vocab_size) if self.processor.is_control(number)]
+        self.special_ids = self.control_ids = {self.piece(number): number for number in controls}
 
     @property
     def vocab_size(self) -> int:
@@ -131,17 +133,17 @@ class Tokenizer:
             header, content = split_header(self.path.read_bytes())
             self._kind: str = header["format"]
             self.model: _Model = KINDS[self._kind](header, content)
-            self._eos_ids = self._named(header.get("eos_tokens") or [self.model.eos_token])
-            self._bos_ids = self._named([header["bos_token"]] if header.get("bos_token") else [])
+            self._eos_ids = self._named("ends", header.get("eos_tokens") or [self.model.eos_token])
+            self._bos_ids = self._named("begins", [header["bos_token"]]) if header.get("bos_token") else ()
         except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path} is not a tokenizer, or damaged: {error}") from error
         ours = all(token in self.model.special_ids for token in SPECIAL_TOKENS)
         self.chat_template: str | None = header.get("chat_template") or (CHAT_TEMPLATE if ours else None)
 
-    def _named(self, tokens: Sequence[str | None]) -> tuple[int, ...]:
+    def _named(self, what: str, tokens: Sequence[str | None]) -> tuple[int, ...]:
         ids = [self.model.special_ids.get(token, self.model.token_id(token)) for token in tokens if token]
-        if None in ids or (tokens and not ids):
-            raise ValueError(f"it has no token that ends a text, or not all of {tokens}")
+        if None in ids or not ids:
+            raise ValueError(f"it has no token that {what} a text, or not all of {tokens}")
         return tuple(number for number in ids if number is not None)
 
     @property
@@ -208,18 +210,22 @@ class Tokenizer:
         """
         if self.chat_template is None:
             raise UserError(f"{self.path} has no chat template; it was made for plain text")
-        safe, mark = shield(messages, self.special_ids)
-        variables = {"bos_token": self.piece(self.bos_id), "eos_token": self.piece(self.eos_id), **variables}
-        text = render_chat(self.chat_template, safe, add_generation_prompt, variables)
+        shield = Shield(self.model.control_ids, [messages, variables])
+        named = {"bos_token": self.piece(self.bos_id), "eos_token": self.piece(self.eos_id)}
+        text = render_chat(
+            self.chat_template, shield.hide(messages), add_generation_prompt, {**named, **shield.hide(variables)}
+        )
         ids: list[int] = []
-        for part in re.split(self._special_pattern, text):
-            special = self.model.special_ids.get(part)
-            ids += [special] if special is not None else self.encode(unshield(part, mark))
+        for part in re.split(self._control_pattern, text):
+            control = self.model.control_ids.get(part)
+            for piece in [] if control is not None else shield.pieces(part):
+                ids += self.encode(piece)
+            ids += [] if control is None else [control]
         return ids
 
     @cached_property
-    def _special_pattern(self) -> re.Pattern[str]:
-        longest_first = sorted(self.model.special_ids, key=len, reverse=True)
+    def _control_pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self.model.control_ids, key=len, reverse=True)
         return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -20,7 +20,7 @@ from data_pipeline.huggingface_tokenizer import HuggingFaceModel
 from data_pipeline.tiktoken_files import GPT2_PATTERN, LLAMA3_PATTERN, TiktokenModel
 from data_pipeline.tokenizer import SentencePieceModel, Tokenizer
 
-TEXT, UNKNOWN, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6  # types of tokens in GGUF
+TEXT, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # types of tokens in GGUF
 # How Llama 3 cuts text, as Hugging Face writes it; ours is another expression for the same.
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -52,10 +52,10 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path, context_length: int) 
     if isinstance(model, HuggingFaceModel):
         content = model.fast.to_str()
     elif isinstance(model, TiktokenModel):
-        content = json.dumps(_of_tiktoken(model), ensure_ascii=False)
+        content = json.dumps({**_of_tiktoken(model), **_beginning(tokenizer)}, ensure_ascii=False)
     else:
         assert isinstance(model, SentencePieceModel)
-        content = json.dumps(_of_sentencepiece(tokenizer, model), ensure_ascii=False)
+        content = json.dumps({**_of_sentencepiece(tokenizer, model), **_beginning(tokenizer)}, ensure_ascii=False)
         (directory / "tokenizer.model").write_bytes(model.processor.serialized_model_proto())
     (directory / "tokenizer.json").write_text(content, encoding="utf-8")
     settings = {
@@ -69,6 +69,20 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path, context_length: int) 
     if tokenizer.chat_template is not None:
         settings["chat_template"] = tokenizer.chat_template
     write_json(directory / "tokenizer_config.json", settings)
+
+
+def _beginning(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Every text begins with the token that the model saw before one."""
+    token, number = tokenizer.piece(tokenizer.bos_id), tokenizer.bos_id
+    first, text = {"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    return {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [first, text],
+            "pair": [first, text, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {token: {"id": token, "ids": [number], "tokens": [token]}},
+        }
+    }
 
 
 def _unknown(tokenizer: Tokenizer) -> str:
@@ -123,7 +137,6 @@ def _of_tiktoken(model: TiktokenModel) -> dict[str, Any]:
                 {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
             ],
         },
-        "post_processor": None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
             "type": "BPE",
@@ -134,7 +147,8 @@ def _of_tiktoken(model: TiktokenModel) -> dict[str, Any]:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": True,  # as tiktoken, which looks for the whole word first
-            "vocab": {_spelt(token): rank for token, rank in sorted(model.ranks.items(), key=lambda item: item[1])},
+            # The special tokens too: the library gives those that it does not find here other ids.
+            "vocab": {**{_spelt(token): rank for token, rank in model.ranks.items()}, **model.special_ids},
             "merges": [[_spelt(a), _spelt(b)] for a, b in pairs_of_ranks(model.ranks)],
         },
     }
@@ -151,10 +165,7 @@ def _portable(pattern: str) -> str:
 
 def _of_sentencepiece(tokenizer: Tokenizer, model: SentencePieceModel) -> dict[str, Any]:
     processor = model.processor
-    if processor.encode(" a  b ", out_type=str) and processor.decode(processor.encode(" a  b ")) != " a  b ":
-        raise UserError(
-            f"{tokenizer.path} changes spaces before it encodes; export is for the tokenizers that this project trains"
-        )
+    _check_plain(tokenizer, processor)
     count = model.vocab_size
     pieces = [model.piece(number) for number in range(count)]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
@@ -176,7 +187,6 @@ def _of_sentencepiece(tokenizer: Tokenizer, model: SentencePieceModel) -> dict[s
         "added_tokens": [_special(pieces[number], number) for number in special],
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
         "pre_tokenizer": None,
-        "post_processor": None,
         "decoder": {
             "type": "Sequence",
             "decoders": [
@@ -198,6 +208,20 @@ def _of_sentencepiece(tokenizer: Tokenizer, model: SentencePieceModel) -> dict[s
             "merges": [[a, b] for *_, a, b in merges],
         },
     }
+
+
+def _check_plain(tokenizer: Tokenizer, processor: Any) -> None:
+    """Raises UserError unless text is encoded as it is, and by byte pairs, whose scores are numbers of merges."""
+    numbers = [n for n in range(processor.vocab_size()) if not (processor.is_byte(n) or processor.is_control(n))]
+    if not (
+        not processor.encode("a", out_type=str)[0].startswith(SPACE)
+        and processor.decode(processor.encode(" a  ﬁ½ ")) == " a  ﬁ½ "
+        and all(float(processor.get_score(number)).is_integer() for number in numbers)
+    ):
+        raise UserError(
+            f"{tokenizer.path} is a SentencePiece model that changes text before it encodes it, or no byte-pair "
+            "encoding; export is for those that this project trains"
+        )
 
 
 def _special(token: str, number: int) -> dict[str, Any]:
@@ -224,7 +248,7 @@ def gguf_vocabulary(tokenizer: Tokenizer) -> GgufVocabulary:
     """Raises UserError for a byte-level encoding that is not known to cut text in a way that llama.cpp has."""
     model = tokenizer.model
     if isinstance(model, SentencePieceModel):
-        return _pieces(model)
+        return _pieces(tokenizer, model)
     if isinstance(model, TiktokenModel):
         tokens = {number: _spelt(token) for token, number in model.ranks.items()}
         merges, cut = [(_spelt(a), _spelt(b)) for a, b in pairs_of_ranks(model.ranks)], _cut(model.pattern)
@@ -236,13 +260,15 @@ def gguf_vocabulary(tokenizer: Tokenizer) -> GgufVocabulary:
             f"{tokenizer.path} cuts text in a way that is not known to be one of llama.cpp's; only the tokenizers that "
             "this project trains and those of GPT-2 and Llama 3 can go into a GGUF file"
         )
-    special = {number: token for token, number in model.special_ids.items()}
-    named = {**tokens, **special}
+    special = dict.fromkeys(model.special_ids.values(), CONTROL)
+    added = {number: token for token, number in model.control_ids.items()}
+    named = {**tokens, **added}
+    types = {**dict.fromkeys(tokens, TEXT), **dict.fromkeys(added, USER_DEFINED), **special}
     numbers = range(tokenizer.vocab_size)
     return GgufVocabulary(
         "gpt2",
         [named.get(number, f"[unused {number}]") for number in numbers],
-        [CONTROL if number in special else TEXT if number in tokens else UNUSED for number in numbers],
+        [types.get(number, UNUSED) for number in numbers],
         None,
         [f"{a} {b}" for a, b in merges],
         cut,
@@ -255,8 +281,9 @@ def _cut(pattern: str) -> str | None:
     return {_portable(text): name for text, name in known.items()}.get(_portable(pattern))
 
 
-def _pieces(model: SentencePieceModel) -> GgufVocabulary:
+def _pieces(tokenizer: Tokenizer, model: SentencePieceModel) -> GgufVocabulary:
     processor, numbers = model.processor, range(model.vocab_size)
+    _check_plain(tokenizer, processor)
 
     def kind(number: int) -> int:
         if processor.is_unknown(number):
@@ -277,6 +304,9 @@ def _byte_pairs(values: dict[str, Any]) -> tuple[dict[int, str], list[tuple[str,
     patterns = [step["pattern"].get("Regex", "") for step in steps if step.get("type") == "Split"]
     last = steps[-1]
     cut = None
-    if last.get("type") == "ByteLevel" and not last.get("add_prefix_space") and len(patterns) == len(steps) - 1:
-        cut = _cut(patterns[0]) if len(patterns) == 1 else None if patterns else "gpt-2"
+    plain = last.get("type") == "ByteLevel" and not last.get("add_prefix_space") and values["normalizer"] is None
+    if plain and len(steps) == 1:
+        cut = "gpt-2" if last.get("use_regex", True) else None
+    elif plain and len(steps) == 2 and patterns and not last.get("use_regex"):
+        cut = _cut(patterns[0])
     return {number: token for token, number in model["vocab"].items()}, [(a, b) for a, b in pairs], cut

@@ -9,8 +9,8 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import read_json
-from data_pipeline.huggingface_tokenizer import HuggingFaceModel
-from data_pipeline.tiktoken_files import gpt2_content, llama3_content
+from data_pipeline.huggingface_tokenizer import HuggingFaceModel, byte_level_content
+from data_pipeline.tiktoken_files import END_OF_TEXT, gpt2_content, llama3_content
 from data_pipeline.tokenizer import HEADER, SentencePieceModel
 
 # GPT-2's two files have two names each.
@@ -31,13 +31,13 @@ def pack(path: Path) -> bytes:
         raise UserError(f"there is no tokenizer at {path}")
     try:
         if path.name == "tokenizer.json" or (path.is_dir() and (path / "tokenizer.json").is_file()):
-            return _huggingface(directory)
+            return _huggingface(directory, (directory / "tokenizer.json").read_bytes())
         model = path / "tokenizer.model" if path.is_dir() else path
         if model.is_file():
             return _model_file(model)
         for merges, vocabulary in _GPT2_FILES:
             if (directory / merges).is_file() and (directory / vocabulary).is_file():
-                return gpt2_content(directory / merges, directory / vocabulary, _chat_of(directory))
+                return _gpt2(directory, directory / merges, directory / vocabulary)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"the tokenizer in {directory} is damaged: {error}") from error
     raise UserError(
@@ -45,12 +45,14 @@ def pack(path: Path) -> bytes:
     )
 
 
-def _huggingface(directory: Path) -> bytes:
-    content = (directory / "tokenizer.json").read_bytes()
+def _huggingface(directory: Path, content: bytes) -> bytes:
     model = HuggingFaceModel({}, content)
+    names = {number: token for token, number in model.fast.get_vocab(with_added_tokens=True).items()}
     first = list(model.fast.encode("a").ids)[:1]  # with the special tokens that this tokenizer adds by itself
     added = [token for token, number in model.special_ids.items() if [number] == first]
-    names = {number: token for token, number in model.special_ids.items()}
+    settings = _settings(directory, "tokenizer_config.json")
+    if not added and settings.get("add_bos_token") and settings.get("bos_token"):
+        added = [str(_text_of(settings["bos_token"]))]
     header = {
         "format": "huggingface",
         "bos_token": added[0] if added else None,
@@ -58,6 +60,16 @@ def _huggingface(directory: Path) -> bytes:
         **_chat_of(directory),
     }
     return _with_header(header, content)
+
+
+def _gpt2(directory: Path, merges: Path, vocabulary: Path) -> bytes:
+    """GPT-2's own vocabulary, or one that was trained as GPT-2's, whose special tokens may stand anywhere."""
+    try:
+        return gpt2_content(merges, vocabulary, _chat_of(directory))
+    except UserError:
+        added = _settings(directory, "special_tokens_map.json").values()
+        special = [text for value in added if isinstance(text := _text_of(value), str)]
+        return _huggingface(directory, byte_level_content(merges, vocabulary, [*special, END_OF_TEXT]))
 
 
 def _model_file(path: Path) -> bytes:
@@ -86,15 +98,17 @@ def _eos_tokens(directory: Path, names: Mapping[int, str], model: HuggingFaceMod
     Raises:
         UserError: no file says so, or what it names is not in the vocabulary.
     """
-    ids: list[int] = []
-    for name in ("generation_config.json", "config.json"):
-        value = _settings(directory, name).get("eos_token_id")
-        ids += value if isinstance(value, list) else [] if value is None else [value]
-    tokens = [names[number] for number in dict.fromkeys(ids) if number in names]
-    own = _text_of(_settings(directory, "tokenizer_config.json").get("eos_token"))
-    if own is not None and own not in tokens:
-        tokens.append(own)
-    missing = [token for token in tokens if model.token_id(token) is None]
+    ids = _ids(_settings(directory, "generation_config.json").get("eos_token_id"))
+    own = [
+        token
+        for name in ("tokenizer_config.json", "special_tokens_map.json")
+        if isinstance(token := _text_of(_settings(directory, name).get("eos_token")), str)
+    ]
+    if not ids and not own:  # config.json is copied from model to model, so it is asked last
+        ids = _ids(_settings(directory, "config.json").get("eos_token_id"))
+    missing = [str(number) for number in ids if number not in names]
+    tokens = list(dict.fromkeys([*(names[number] for number in ids if number in names), *own]))
+    missing += [token for token in tokens if model.token_id(token) is None]
     if not tokens or missing:
         raise UserError(
             f"{directory}: nothing says which token ends a text (eos_token in tokenizer_config.json, or eos_token_id "
@@ -102,6 +116,10 @@ def _eos_tokens(directory: Path, names: Mapping[int, str], model: HuggingFaceMod
             + (f", or the vocabulary does not have it: {', '.join(missing)}" if missing else "")
         )
     return tokens
+
+
+def _ids(value: Any) -> list[int]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _chat_of(directory: Path) -> dict[str, str]:

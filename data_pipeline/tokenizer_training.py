@@ -90,8 +90,7 @@ def ready_made(config: TokenizerConfig) -> bytes | None:
     if config.kind == "tiktoken":
         return tiktoken_content(config.encoding, SPECIAL_TOKENS)
     if config.kind == "existing":
-        if config.path is None:
-            raise UserError("--tokenizer.kind existing needs --tokenizer.path: where the tokenizer is")
+        assert config.path is not None  # config_checks.py
         return pack(Path(config.path))
     return None
 

@@ -37,8 +37,8 @@ class TextStream:
         whole = without_open_character(decoded)
         self._held += whole[self._taken :]
         self._taken = len(whole)
-        if whole == decoded:
-            if len(decoded):
+        if whole == decoded and (decoded or self._before):
+            if decoded:
                 self._before, self._skipped = self._ids, len(self._tokenizer.decode(self._ids))
             self._ids, self._taken = [], 0
         return self._release(partial_stops_wait=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,9 +105,13 @@ class TensorFiles:
                 raise UserError(f"{index} points outside its directory: {place!r}")
             if path.suffix not in (".safetensors", ".bin") or not path.is_file():
                 raise UserError(f"{index} names {place!r}, which is not there, or no file of tensors")
-            missing = {name for name in places if places[name] == place} - set(files._names(path))
-            if missing:
-                raise UserError(f"{path} lacks {some(missing)}, which {index.name} says that it holds")
+        for place in sorted(set(map(str, places.values()))):
+            path = index.parent / place
+            listed, held = {name for name in places if places[name] == place}, set(files._names(path))
+            if listed - held:
+                raise UserError(f"{path} lacks {some(listed - held)}, which {index.name} says that it holds")
+            if held - listed:
+                raise UserError(f"{path} holds {some(held - listed)}, of which {index.name} does not know")
         files.files = {name: index.parent / str(place) for name, place in places.items()}
         return files
 
@@ -133,7 +138,7 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
             f"{path} is refused: it is damaged, or a pickle of more than tensors, which could run code ({reason}); "
             "use a safetensors file of the same weights"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, struct.error) as error:
         raise UserError(f"{path} is truncated or damaged: {error}; fetch it again") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path} is not a plain dictionary of tensors")
@@ -159,8 +164,13 @@ class SafetensorsWriter:
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Append the next tensor."""
-        assert self._waiting.pop(0) == name and (tuple(tensor.shape), tensor.dtype) == self._layouts[name], name
+        expected = self._waiting.pop(0)
+        assert name == expected and (tuple(tensor.shape), tensor.dtype) == self._layouts[name], (name, expected)
         self._file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+
+    def finish(self) -> None:
+        """Nothing may be missing."""
+        assert not self._waiting, self._waiting
 
 
 def byte_size(shape: tuple[int, ...], dtype: torch.dtype) -> int:

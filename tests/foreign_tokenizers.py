@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from importlib.util import find_spec
@@ -78,6 +79,8 @@ def llama3_of_huggingface() -> tokenizers.Tokenizer:
 def make_foreign(kind: str, folder: Path) -> Tokenizer:
     """A tokenizer of one kind; "X.json" is X after export, read with the library of Hugging Face."""
     name, _, exported = kind.partition(".")
+    if name == "llama2":
+        return llama2_like(make_foreign("ours.json", folder), folder)
     if name == "ours":
         tokenizer = make_tokenizer(folder / "ours")
     else:
@@ -89,6 +92,7 @@ def make_foreign(kind: str, folder: Path) -> Tokenizer:
     target = folder / f"{name}_exported"
     target.mkdir()
     write_tokenizer(tokenizer, target, 1024)
+    (target / "generation_config.json").write_text(json.dumps({"eos_token_id": list(tokenizer.eos_ids)}))
     (folder / "again.model").write_bytes(pack(target / "tokenizer.json"))
     return Tokenizer(folder / "again.model")
 
@@ -103,3 +107,17 @@ def with_files(name: str, folder: Path) -> Path:
         shutil.copy(gpt2_folder() / "encoder.json", target / "vocab.json")
         shutil.copy(gpt2_folder() / "vocab.bpe", target / "merges.txt")
     return target
+
+
+def llama2_like(plain: Tokenizer, folder: Path) -> Tokenizer:
+    """As Llama 2 has it: a space is put before a text, and taken away when it is decoded."""
+    header, _, content = plain.path.read_bytes().partition(b"\n")
+    values = json.loads(content)
+    values["normalizer"] = {
+        "type": "Sequence",
+        "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, values["normalizer"]],
+    }
+    values["decoder"]["decoders"].append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    path = folder / "llama2.model"
+    path.write_bytes(header + b"\n" + json.dumps(values).encode())
+    return Tokenizer(path)

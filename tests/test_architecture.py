@@ -20,7 +20,14 @@ ALLOWED = {
         "data_pipeline.tokenizer_export",
     },
     "inference": {"common", "model", "data_pipeline.tokenizer"},
-    "training": {"common", "model", "inference", "data_pipeline.tokenizer", "data_pipeline.shards"},
+    "training": {
+        "common",
+        "model",
+        "inference",
+        "data_pipeline.tokenizer",
+        "data_pipeline.tokenizer_import",
+        "data_pipeline.shards",
+    },
     "evaluation": {"common", "model", "inference", "data_pipeline.tokenizer", "data_pipeline.shards"},
 }
 

@@ -40,13 +40,10 @@ config = RunConfig(
     device="cpu",
 )
 """
-# CTranslate2 knows Llama's stretching of rotary waves only from an original context of 8,192.
 LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("mini-llama", {"kv_heads": 1, "mlp_width": 96}),
-    "llama_stretched": (
-        "mini-llama",
-        {"kv_heads": 2, "rope_factor": 8.0, "rope_original_context": 8192, "rope_base": 10000.0, "tied": False},
-    ),
+    "llama_stretched": ("mini-llama", {"kv_heads": 2, "rope_factor": 8.0, "rope_original_context": 32, "tied": False}),
+    "llama_stretched_as_published": ("mini-llama", {"kv_heads": 2, "rope_base": 10000.0, "rope_factor": 8.0}),
     "gpt2": ("gpt2", {}),
     "gpt2_without_biases": ("gpt2", {"bias": False}),
 }
@@ -80,8 +77,8 @@ def test_transformers_writes_the_same(trained: Path, tmp_path: Path) -> None:
     ids = torch.randint(0, VOCAB_SIZE, (2, 96))
     torch.testing.assert_close(loaded.model(ids), theirs(ids).logits, atol=1e-5, rtol=1e-5)
     for prompt in PROMPTS:
-        encoded = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
-        start = torch.cat((torch.tensor([[loaded.tokenizer.bos_id]]), encoded), dim=1)
+        start = tokenizer(prompt, return_tensors="pt").input_ids  # with what stands before a text
+        assert start[0].tolist() == [loaded.tokenizer.bos_id, *loaded.tokenizer.encode(prompt)]
         with torch.no_grad():
             whole = theirs.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=64, do_sample=False)
         written = whole[0, start.shape[1] :].tolist()
@@ -113,6 +110,13 @@ import os; os._exit(0)
     return json.loads(lines[0].removeprefix("ANSWERS"))
 
 
+def same_characters(first: str, second: str) -> int:
+    """How many characters two texts begin alike with."""
+    return next(
+        (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
+
+
 def test_llama_cpp_writes_the_same(trained: Path, tmp_path: Path) -> None:
     loaded = load_run(Run(trained), device="cpu")
     for kind in ("f32", "bf16", "q8_0", "q4_0"):
@@ -121,15 +125,18 @@ def test_llama_cpp_writes_the_same(trained: Path, tmp_path: Path) -> None:
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 4
     requests = [{"prompt": prompt, "max_tokens": 40, "temperature": 0} for prompt in PROMPTS]
     expected = [greedy(loaded, prompt, 40)[1] for prompt in PROMPTS]
-    for kind in ("f32", "q8_0"):
+    equal = {}
+    for kind in ("f32", "bf16", "q8_0", "q4_0"):
         answers = llama_cpp(tmp_path / f"{kind}.gguf", requests)
         texts = [answer["choices"][0]["text"] for answer in answers]
-        if kind == "f32":
-            assert texts == expected
-        else:
-            assert all(texts), texts
+        equal[kind] = sum(map(same_characters, texts, expected)) / sum(map(len, expected))
+        assert texts == expected or kind != "f32"
+    # Rounded weights part from the exact ones sooner or later; scrambled ones would at once.
+    assert equal["bf16"] > 0.3 and equal["q8_0"] > 0.3 and equal["q4_0"] > 0, equal
 
 
+# CTranslate2 stretches rotary waves only from an original context of 8,192, as in the published models.
+@pytest.mark.parametrize("trained", [name for name in LAYOUTS if name != "llama_stretched"], indirect=True)
 def test_ctranslate2_writes_the_same(trained: Path, tmp_path: Path) -> None:
     import ctranslate2
     from ctranslate2.converters import TransformersConverter

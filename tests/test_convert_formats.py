@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hf_models import save
 from safetensors.torch import load_file, save_file
 
@@ -20,6 +21,7 @@ from common.files import read_json, write_json
 from common.runs import Run
 from inference import load_run
 from model.convert.__main__ import main
+from model.convert.registry import read_theirs
 from model.convert.source import open_source
 
 Tensors = dict[str, torch.Tensor]
@@ -183,7 +185,18 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "layer scale": ("gpt2", config(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
     "bias": ("llama", config(attention_bias=True), "attention_bias is True"),
     "rope": ("llama", config(rope_parameters={"rope_type": "yarn"}), "rope_parameters is .*'yarn'"),
+    "layers of two kinds": ("llama", config(layer_types=["full_attention", "sliding_attention"]), "layer_types is"),
     "no rope factor": ("llama", config(rope_parameters={"rope_type": "llama3"}), "rope_parameters: factor is missing"),
+    "two ropes": (
+        "llama",
+        config(rope_scaling={"rope_type": "llama3", "factor": 2.0}),
+        "rope_scaling is .*says something else than rope_parameters",
+    ),
+    "rope of layers": ("llama", config(rope_parameters={"full_attention": {}}), "rope_parameters is .*object of"),
+    "endless layers": ("llama", config(num_hidden_layers=10**9), "asks for 1000000000 layers, but there are"),
+    "huge number": ("llama", config(rms_norm_eps=10**400), "must be a number"),
+    "list of types": ("gpt2", config(model_type=["gpt2"]), "model_type is .*can express"),
+    "nested": ("gpt2", lambda d: (d / "config.json").write_text("[" * 200_000), "config.json is damaged"),
     "no layers": ("gpt2", config(n_layer="3"), "n_layer is '3'; it must be a whole number"),
     "impossible": ("gpt2", config(n_head=5), "impossible model: model.width 64 is not a multiple"),
     "config is no object": ("gpt2", lambda d: (d / "config.json").write_text("[]"), "config.json is no JSON object"),
@@ -199,6 +212,12 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     ),
     "dtype": ("gpt2", edit(lambda t: t.update({WTE: t[WTE].to(torch.int8)})), "wte.weight is stored as I8"),
     "another head": ("gpt2", edit(lambda t: t.update({"lm_head.weight": t[WTE] + 1})), "lm_head.weight differs from"),
+    "both prefixes": ("gpt2", edit(lambda t: t.update({"wte.weight": t[WTE].clone()})), "with and without the prefix"),
+    "empty pickle": (
+        "gpt2",
+        lambda d: ((d / "model.safetensors").unlink(), (d / "pytorch_model.bin").write_bytes(b"\x80\x02.")),
+        r"pytorch_model\.bin is (truncated|refused)",
+    ),
     "truncated": ("gpt2", truncate, r"model\.safetensors is truncated or damaged"),
     "code": ("gpt2", pickled_code, r"pytorch_model\.bin is refused: .*which could run code"),
     "outside": ("llama", index(model__norm__weight="../model.safetensors"), "points outside its directory"),
@@ -243,6 +262,52 @@ def test_what_exists_is_not_overwritten(theirs: Callable[[str], Path], tmp_path:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious"]
 
 
+def test_what_transformers_takes_for_missing_fields(saved: Path, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(saved / "llama", tmp_path / "mistral"))
+    config = read_json(directory / "config.json")
+    for name in ("num_key_value_heads", "sliding_window", "rms_norm_eps"):
+        config.pop(name, None)
+    write_json(directory / "config.json", {**config, "model_type": "mistral", "num_attention_heads": 8})
+    found = read_theirs(read_json(directory / "config.json"), directory)[1]
+    default = transformers.MistralConfig()
+    assert (found.window, found.kv_heads) == (default.sliding_window, default.num_key_value_heads) == (4096, 8)
+    assert found.norm_eps == default.rms_norm_eps
+    change_config(directory, sliding_window=None)
+    assert read_theirs(read_json(directory / "config.json"), directory)[1].window is None
+
+
+def test_a_shard_with_a_tensor_that_the_index_lacks_is_refused(theirs: Callable[[str], Path]) -> None:
+    directory = theirs("llama")
+    path = shard(directory, "safetensors")
+    values = read_json(path)
+    values["weight_map"].pop("model.norm.weight")
+    write_json(path, values)
+    with pytest.raises(UserError, match=r"holds model\.norm\.weight, of which .* does not know"):
+        main(["from-hf", str(directory), str(directory.parent / "out")])
+
+
+def test_a_run_whose_weights_are_not_those_of_its_config_is_not_exported(
+    theirs: Callable[[str], Path], tmp_path: Path
+) -> None:
+    converted(theirs("llama"))
+    config_file = tmp_path / "llama_run" / "config.json"
+    values = read_json(config_file)
+    for changes, message in (
+        ({"tied": False}, r"head\.weight is missing; config\.json makes it \(400, 64\)"),
+        ({"layers": 2}, r"blocks\.2\..* is .*; config\.json makes it no tensor"),
+        ({"mlp_width": 80}, r"config\.json makes it \(80, 64\)|config\.json makes it \(64, 80\)"),
+    ):
+        write_json(config_file, {**values, "model": {**values["model"], **changes}})
+        for command in ("to-hf", "to-gguf"):
+            with pytest.raises(UserError, match=message):
+                main([command, str(tmp_path / "llama_run"), str(tmp_path / "out")])
+
+
+def test_to_hf_is_for_runs(theirs: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a directory of Hugging Face already"):
+        main(["to-hf", str(theirs("gpt2")), str(tmp_path / "out")])
+
+
 def test_a_full_disk_leaves_nothing(
     theirs: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +320,12 @@ def test_a_full_disk_leaves_nothing(
     with pytest.raises(UserError, match=r"out could not be written: .*No space left"):
         main(["from-hf", str(directory), str(tmp_path / "out")])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpt2"]
+    monkeypatch.undo()
+    converted(directory)
+    monkeypatch.setattr("gguf.GGUFWriter.write_tensor_data", full)
+    with pytest.raises(UserError, match=r"x\.gguf could not be written: .*No space left"):
+        main(["to-gguf", str(tmp_path / "gpt2_run"), str(tmp_path / "x.gguf")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpt2", "gpt2_run"]
 
 
 def test_the_run_says_where_it_is_from(theirs: Callable[[str], Path], tmp_path: Path) -> None:

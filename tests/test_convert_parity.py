@@ -128,8 +128,7 @@ def test_published_sizes_have_the_names_and_shapes_of_transformers(name: str) ->
     assert ours.parameter_count() == sum(parameter.numel() for parameter in theirs.parameters())
 
 
-def test_a_cached_pass_is_theirs_where_rows_are_padded() -> None:
-    """Rows of different lengths, padded on the right here and on the left there."""
+def test_a_cached_pass_over_padded_rows_is_theirs_of_each_alone() -> None:
     theirs = build("llama_stretched")
     from model.convert.families import Fields
     from model.convert.llama import LLAMA

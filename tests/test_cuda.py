@@ -66,9 +66,14 @@ def test_the_share_of_the_peak_is_logged_or_said_to_be_unknown(project: Path, pr
     assert all(("mfu" in row) is known for row in read_metrics(project / "runs" / "tiny"))
 
 
-@pytest.mark.parametrize(
-    "config", [preset(name) for name in ("mini", "gpt2", "mini-llama")], ids=["mini", "gpt2", "llama"]
-)
+VARIANTS = {
+    **{name: preset(name) for name in ("mini", "gpt2", "mini-llama")},
+    "windowed": ModelConfig(window=5),
+    "by document": ModelConfig(document_start=3),
+}
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_loss_logits_and_gradients_are_those_of_the_cpu(config: ModelConfig) -> None:
     torch.manual_seed(0)
     config = replace(config, **SMALL, init_std=0.1, zero_init_projections=False)  # type: ignore[arg-type]
@@ -103,6 +108,21 @@ def test_the_cache_gives_what_recomputing_gives() -> None:
     cache = KVCache(config, 3, 32, DEVICE, torch.float32)
     parts = [model(ids[:, :20], cache=cache)] + [model(ids[:, at : at + 1], cache=cache) for at in range(20, 32)]
     torch.testing.assert_close(torch.cat(parts, dim=1), model(ids), atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_rows_of_different_lengths_share_a_cache(config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    config = replace(config, **SMALL, init_std=0.1, zero_init_projections=False)  # type: ignore[arg-type]
+    model, counts = Decoder(config).to(DEVICE).eval(), [20, 3, 11]
+    ids = torch.randint(0, 320, (3, 32), device=DEVICE)
+    cache = KVCache(config, 3, 32, DEVICE, torch.float32)
+    model(ids[:, :20], cache=cache, counts=counts)
+    following = torch.stack([row[count] for row, count in zip(ids, counts, strict=True)])[:, None]
+    found, expected = model(following, cache=cache), model(ids)
+    for number, count in enumerate(counts):
+        torch.testing.assert_close(found[number, 0], expected[number, count], atol=1e-4, rtol=1e-4)
 
 
 def test_a_killed_run_ends_in_the_same_bits(project: Path) -> None:

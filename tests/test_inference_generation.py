@@ -133,6 +133,20 @@ def test_autocast_around_the_call_is_respected_and_training_goes_on(tokenizer: T
     assert all(p.grad is not None and p.grad.any() for name, p in model.named_parameters() if name.endswith("weight"))
 
 
+def test_rows_that_are_no_tokens_are_never_drawn(tokenizer: Tokenizer) -> None:
+    """Though they be the likeliest by far."""
+    model = tiny_model(vocab_size=VOCAB + 16, tied=False)
+    assert model.head is not None
+    with torch.no_grad():
+        model.head.weight[VOCAB:] = 50 * torch.randn(16, 32)
+        likeliest = model(torch.tensor([[tokenizer.eos_id, *tokenizer.encode("The")]]))[0, -1].argmax().item()
+    assert likeliest >= VOCAB
+    for temperature in (0.0, 1.0, 5.0):
+        options = SamplingOptions(max_new_tokens=40, temperature=temperature)
+        for completion in generate(model, tokenizer, "The", options, num_samples=3):
+            assert all(number < VOCAB for number in completion.token_ids) and completion.token_ids
+
+
 def test_finished_samples_wait_for_the_others(tokenizer: Tokenizer) -> None:
     a, b = tokenizer.encode("a")[0], tokenizer.encode("b")[0]
     model = ScriptedModel([a, tokenizer.eos_id, b, b], [b, b, b, tokenizer.eos_id])

@@ -14,6 +14,7 @@ from tiny import VOCAB_SIZE, make_project, read_metrics, run_train
 
 from common.errors import UserError
 from common.files import read_json
+from data_pipeline.tiktoken_files import pack_ranks
 from model import Decoder
 from model.convert.__main__ import main as convert
 from model.convert.source import open_source
@@ -22,6 +23,11 @@ from training.starting import start
 
 STILL = ("--optimizer.matrices", "adamw", "--optimizer.lr", "0", "--optimizer.embedding-lr", "0")
 STILL += ("--optimizer.scalar-lr", "0", "--optimizer.head-lr", "0", "--budget.steps", "2")
+
+
+TIKTOKEN = pack_ranks(
+    {"name": "bytes", "pattern": r".", "special_tokens": {"<|endoftext|>": 256}}, {bytes([n]): n for n in range(256)}
+)
 
 
 def hf_gpt2(directory: Path, tokenizer: Path, **changes: Any) -> Path:
@@ -109,6 +115,16 @@ def test_what_cannot_begin_there_is_refused_by_name(project: Path, theirs: Path)
     ):
         result = run_train(project, *arguments, expect=2)
         assert message in result.stderr and not (project / "runs" / "tiny" / "config.json").exists()
+
+
+def test_data_of_another_tokenizer_are_refused(project: Path, theirs: Path) -> None:
+    convert(["from-hf", str(theirs), str(project / "runs" / "imported")])
+    for place in ("theirs", "runs/imported"):
+        (project / place / "tokenizer.model").write_bytes(TIKTOKEN)
+        result = run_train(project, "--start-from", place, expect=2)
+        assert "has another tokenizer than the data" in result.stderr and "--other-tokenizer" in result.stderr
+    run_train(project, "--start-from", "runs/imported", "--other-tokenizer", "--budget.steps", "2")
+    assert "does nothing without start_from" in run_train(project, "--other-tokenizer", expect=2).stderr
 
 
 def test_presets_build_from_a_config_file(project: Path) -> None:

@@ -176,6 +176,8 @@ class RunConfig:
     start_from: str | None = None
     """Begin with the weights of a run (name or path) or a Hugging Face directory; `model` is then that of these, and
     flags may change its vocab_size, context_length, window, document_start and dropout."""
+    other_tokenizer: bool = False
+    """With `start_from`: the data have another tokenizer than the weights, though ids then mean other text."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -264,6 +266,8 @@ class RunConfig:
     def _check_that_all_matters(self) -> None:
         """Raises UserError for settings that would do nothing without another one."""
         opening, optimizer = self.opening, self.optimizer
+        if self.other_tokenizer and self.start_from is None:
+            raise UserError("other_tokenizer does nothing without start_from; unset it")
         changes = opening.tokens_per_step is not None or opening.context_length is not None
         if opening.fraction and not changes:
             raise UserError(

@@ -70,7 +70,7 @@ def _split(part: str, tokens: int, context: int, largest: int, world: int, seque
         legal = " or ".join(f"{unit * n:,}" for n in (windows, windows + 1) if n)
         raise UserError(
             f"{part}.tokens_per_step {tokens:,} is not a whole number of windows of {context} tokens on each of "
-            f"{world} process(es); nearest legal: --{part}.tokens-per-step {legal}"
+            f"{world} process(es); nearest legal: --{part}.tokens-per-step {legal}, or another --model.context-length"
         )
     micro = next(size for size in range(min(largest, windows), 0, -1) if windows % size == 0)
     return BatchSplit(context, micro, windows // micro, world, sequence)

@@ -34,7 +34,7 @@ from training.optimizers import make_optimizers
 from training.plan import BatchSplit, check_data, print_plan, split_batch, split_opening
 from training.schedules import Progress, check_budget, fraction_used
 from training.spikes import SpikeGuard
-from training.starting import start
+from training.starting import check_tokenizer, start
 from training.tracking import Tracker
 
 # What a resumed run may not change, because the part already trained would mean something else.
@@ -115,6 +115,8 @@ def make_job(
     torch.manual_seed(config.seed)  # equal on all processes: they start from the same weights
     model = Decoder(config.model)
     if config.start_from is not None and not run.checkpoints():
+        if not config.other_tokenizer:
+            check_tokenizer(config.start_from, tokenizer)
         start(model, config.start_from)
     model.to(device)
     network = distribute(model, config.distribution.strategy, world, device, precision)

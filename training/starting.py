@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -12,6 +13,8 @@ from torch import Tensor
 from common.cli import from_dict
 from common.errors import UserError
 from common.runs import RUNS_ROOT, Run
+from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizer_import import pack
 from model import Decoder, ModelConfig
 from model.convert.source import Source, open_source, read_config
 from model.weights import fill
@@ -63,6 +66,22 @@ def start(model: Decoder, path: str) -> None:
     source = open_source(path)
     check_fits(model.config, source)
     fill(model, map(partial(_fitted, model.config), source.tensors()), str(source.path))
+
+
+def check_tokenizer(path: str, tokenizer: Tokenizer) -> None:
+    """Raises UserError when the weights at `path` were trained with another tokenizer."""
+    run = Run(open_source(path).path)
+    theirs = hashlib.sha256(run.tokenizer.read_bytes() if is_run(run) else pack(run.path)).hexdigest()
+    if theirs != tokenizer.sha256:
+        raise UserError(
+            f"{path} has another tokenizer than the data ({tokenizer.path}): its weights would take the ids for other "
+            f"text. Make the data with --tokenizer.kind existing --tokenizer.path {path}, name other data with "
+            "--data.directory, or say --other-tokenizer if that is meant"
+        )
+
+
+def is_run(run: Run) -> bool:
+    return "model_type" not in read_config(run.config)
 
 
 def check_fits(config: ModelConfig, source: Source) -> None:

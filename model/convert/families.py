@@ -86,7 +86,7 @@ class Fields:
         """A finite number. Raises UserError when the field is something else, or missing and needed."""
         value = self.values.get(name)
         value = default if value is None else value
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < float("inf"):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e300:
             raise self.error(name, "must be a number")
         return float(value)
 

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.files import atomic_write
 from common.runs import find_run
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer_export import UNUSED, gguf_vocabulary
 from model.config import ModelConfig
-from model.convert.gpt2 import GPT2
 from model.convert.hf_export import joined, misfits
+from model.convert.output import new_file
 from model.convert.registry import family_of_ours
-from model.convert.source import Source, open_source
+from model.convert.source import Source, open_run
 from model.positions import rotary_frequencies
 
 Quantization = Literal["f32", "bf16", "q8_0", "q4_0"]
@@ -64,9 +63,7 @@ def export_gguf(run: str, out: Path, checkpoint: str, quantization: Quantization
         import gguf
     except ImportError as error:
         raise UserError("GGUF files need a package: pip install -c constraints.txt -e '.[convert]'") from error
-    if out.exists():
-        raise UserError(f"{out} exists already; choose another place, or remove it")
-    source = open_source(run, checkpoint)
+    source = open_run(run, checkpoint)
     if family_of_ours(source.config) is None or source.config.window is not None:
         raise UserError(
             f"{source.path} cannot run in llama.cpp, which knows this project's architectures only in the layout of "
@@ -75,7 +72,7 @@ def export_gguf(run: str, out: Path, checkpoint: str, quantization: Quantization
     tokenizer = Tokenizer(find_run(run).tokenizer)
     kinds = gguf.GGMLQuantizationType
     wanted = {"f32": kinds.F32, "bf16": kinds.BF16, "q8_0": kinds.Q8_0, "q4_0": kinds.Q4_0}[quantization]
-    with atomic_write(out, "wb") as file:
+    with new_file(out) as file:
         # It opens the file by its name.
         writer = gguf.GGUFWriter(file.name, "gpt2" if source.config.position == "learned" else "llama")
         _write_architecture(writer, source.config, gguf.LlamaFileType, quantization)
@@ -147,8 +144,7 @@ def _shapes(source: Source) -> Iterator[tuple[str, tuple[int, ...]]]:
     family = family_of_ours(source.config)
     assert family is not None
     for rule in family.rules(source.config):
-        transposed = family is GPT2 and len(rule.shape) == 2 and rule.transposed
-        yield _name(rule.theirs), rule.shape[::-1] if transposed else rule.shape
+        yield _name(rule.theirs), rule.shape[::-1] if rule.transposed else rule.shape
     if source.config.rope_factor != 1:
         yield "rope_freqs.weight", (source.config.head_size // 2,)
 

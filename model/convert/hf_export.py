@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from common.cli import to_dict
-from common.errors import UserError
 from common.files import write_json
 from common.runs import find_run
 from data_pipeline.tokenizer import Tokenizer
@@ -24,11 +23,11 @@ from model.config import ModelConfig
 from model.convert.families import TensorRule
 from model.convert.output import new_directory
 from model.convert.registry import FAMILIES, family_of_ours
-from model.convert.source import Layout, Source, open_source
+from model.convert.source import Layout, Source, open_run
 from model.tensor_files import SafetensorsWriter, byte_size
 
 DtypeName = Literal["keep", "fp32", "bf16", "fp16"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WANTED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PROJECT = Path(__file__).resolve().parent.parent.parent
 # What the decoder is made of; each file lies beside the others in an exported directory.
 _CODE = ("activations", "cache", "config", "decoder", "functions", "layers", "positions")
@@ -40,7 +39,7 @@ def export_run(name: str, out: Path, checkpoint: str, dtype: DtypeName, shard_by
     Raises:
         UserError: the run is damaged, or `out` exists.
     """
-    source = open_source(name, checkpoint)
+    source = open_run(name, checkpoint)
     run = find_run(name)
     tokenizer = Tokenizer(run.tokenizer)
     family = family_of_ours(source.config)
@@ -57,7 +56,7 @@ def export_run(name: str, out: Path, checkpoint: str, dtype: DtypeName, shard_by
         common = {"architectures": [architecture], "torch_dtype": str(stored).removeprefix("torch."), **of_text}
         write_json(path / "config.json", {**values, **common})
         # The cache of transformers does not know where documents begin.
-        no_cache = {} if source.config.document_start is None else {"use_cache": False}
+        no_cache = {"use_cache": False} if family is None and source.config.document_start is not None else {}
         write_json(path / "generation_config.json", {**of_text, **no_cache})
         write_tokenizer(tokenizer, path, source.config.context_length)
         if family is None:
@@ -79,15 +78,12 @@ def joined(source: Source, rules: list[TensorRule], layouts: Mapping[str, Layout
 
 
 def _layouts(source: Source, rules: list[TensorRule], dtype: DtypeName) -> dict[str, Layout]:
-    """Shape and dtype of every tensor of theirs. Raises UserError when the run holds tensors that none is made of."""
-    used = {name for rule in rules for name in rule.ours}
-    if unused := set(source.files.files) - used:
-        raise UserError(f"{source.path}: {', '.join(sorted(unused)[:4])} do not belong to the model in its config.json")
+    """Shape and dtype of every tensor of theirs."""
     found = {}
     for rule in rules:
         stored = [source.files.layout(name) for name in rule.ours if name in source.files.files]
         own = stored[0][1] if stored else torch.float32
-        found[rule.theirs] = rule.shape, DTYPES.get(dtype, own)
+        found[rule.theirs] = rule.shape, WANTED.get(dtype, own)
     return found
 
 
@@ -117,6 +113,7 @@ def _write_weights(
             writer = SafetensorsWriter(file, {names[rule.theirs]: layouts[rule.theirs] for rule in shard})
             for theirs, tensor in joined(source, shard, layouts):
                 writer.write(names[theirs], tensor)
+            writer.finish()
         places |= {names[rule.theirs]: file_name for rule in shard}
     if len(shards) > 1:
         write_json(

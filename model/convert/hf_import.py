@@ -44,6 +44,7 @@ def _write_checkpoint(checkpoint: Checkpoint, source: Source, tokenizer: Tokeniz
         writer = SafetensorsWriter(file, source.layouts())
         for name, tensor in source.tensors():
             writer.write(name, tensor)
+        writer.finish()
     state = {"step": 0, "tokens": 0, "seconds": 0.0, "val_loss": None, "tokenizer_sha256": tokenizer.sha256}
     write_json(checkpoint.path / "state.json", state)
     write_checkpoint_manifest(checkpoint.path)

@@ -9,6 +9,11 @@ from model.config import ModelConfig
 from model.convert.families import Family, Fields, TensorRule, differences
 from model.presets import preset
 
+ROPE_FIELDS = {
+    *("rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor"),
+    *("original_max_position_embeddings", "partial_rotary_factor"),
+}
+
 
 def read_config(fields: Fields) -> ModelConfig:
     fields.only("hidden_act", "silu")
@@ -16,21 +21,24 @@ def read_config(fields: Fields) -> ModelConfig:
         fields.only(name, False)
     fields.only("pretraining_tp", 1)
     fields.only("partial_rotary_factor", None, 1, 1.0)
-    width, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
+    width, layers = fields.integer("hidden_size"), fields.integer("num_hidden_layers")
+    heads = fields.integer("num_attention_heads")
     head_dim = fields.integer("head_dim", max(1, width // heads))
     mistral = fields.values["model_type"] == "mistral"
+    fields.only("layer_types", None, ["sliding_attention" if mistral else "full_attention"] * layers)
+    window = fields.values.get("sliding_window", 4096) if mistral else None  # what transformers takes for a missing one
     return replace(
         preset("mini-llama"),
         vocab_size=fields.integer("vocab_size"),
         context_length=fields.integer("max_position_embeddings"),
-        layers=fields.integer("num_hidden_layers"),
+        layers=layers,
         width=width,
         heads=heads,
-        kv_heads=fields.integer("num_key_value_heads", heads),
+        kv_heads=fields.integer("num_key_value_heads", 8 if mistral else heads),
         head_dim=None if head_dim * heads == width else head_dim,
         mlp_width=fields.integer("intermediate_size"),
         norm_eps=fields.number("rms_norm_eps", 1e-6),
-        window=fields.integer("sliding_window") if mistral and fields.values.get("sliding_window") else None,
+        window=None if window is None else fields.integer("sliding_window", window),
         tied=fields.flag("tie_word_embeddings", False),
         **_read_rope(fields),
     )
@@ -38,10 +46,13 @@ def read_config(fields: Fields) -> ModelConfig:
 
 def _read_rope(fields: Fields) -> dict[str, Any]:
     """Rotary positions as transformers 5 writes them, in one object, or as earlier versions did, in two fields."""
-    name = "rope_parameters" if fields.values.get("rope_parameters") else "rope_scaling"
+    given = [name for name in ("rope_parameters", "rope_scaling") if fields.values.get(name)]
+    name = given[0] if given else "rope_parameters"
     values = fields.values.get(name) or {}
-    if not isinstance(values, dict):
-        raise fields.error(name, "must be an object")
+    if not isinstance(values, dict) or not set(values) <= ROPE_FIELDS:
+        raise fields.error(name, f"must be an object of {', '.join(sorted(ROPE_FIELDS))}")
+    if len(given) == 2 and fields.values["rope_scaling"] != values:
+        raise fields.error("rope_scaling", "says something else than rope_parameters; leave one of them")
     rope = Fields(values, f"{fields.where}: {name}")
     base = rope if "rope_theta" in values else fields
     kind = values.get("rope_type", values.get("type", "default"))
@@ -90,6 +101,8 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def misfit(config: ModelConfig) -> str | None:
+    if config.width % config.heads:  # which transformers does not accept, though nothing depends on it
+        return f"model.width {config.width} is no multiple of model.heads {config.heads}"
     return differences(
         config,
         {

@@ -24,6 +24,7 @@ class MiniGPTForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = MiniGPTConfig
     base_model_prefix = "decoder"
     _supports_sdpa = True
+    accepts_loss_kwargs = False  # the loss is a mean over its own batch, which Trainer divides by its steps
 
     def __init__(self, config: MiniGPTConfig) -> None:
         super().__init__(config)
@@ -46,8 +47,11 @@ class MiniGPTForCausalLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,  # (batch, time), IGNORE where no loss is wanted
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
+        inputs_embeds: None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
+        if inputs_embeds is not None:
+            raise NotImplementedError("this model takes input_ids, not inputs_embeds")
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         padded = attention_mask is not None and not bool(attention_mask.all())
         shell = None

@@ -17,7 +17,7 @@ FAMILIES = (GPT2, LLAMA)
 
 def family_of_theirs(values: Mapping[str, Any], where: Path) -> Family:
     """The family that a config.json of Hugging Face belongs to. Raises UserError when this decoder knows none."""
-    kind = values.get("model_type")
+    kind = str(values.get("model_type"))
     if "quantization_config" in values:
         raise UserError(f"{where}: quantization_config is there; take the checkpoint before it was quantized")
     for family in FAMILIES:

@@ -13,10 +13,11 @@ from torch import Tensor
 from common.cli import from_dict
 from common.errors import UserError
 from common.files import read_json
-from common.runs import Checkpoint, choose_checkpoint, find_run
+from common.runs import choose_checkpoint, find_run
 from model.config import ModelConfig
 from model.convert.families import Family, TensorRule
 from model.convert.registry import read_theirs
+from model.decoder import Decoder
 from model.tensor_files import TensorFiles, some
 
 Layout = tuple[tuple[int, ...], torch.dtype]
@@ -31,13 +32,9 @@ class Source:
     files: TensorFiles
     rules: dict[str, TensorRule] = field(default_factory=dict)
     """By the name of the tensor in `files`, how it becomes ours; empty when the files hold ours."""
-    checkpoint: Checkpoint | None = None
-    """Of the run that it is, if it is one."""
 
     def layouts(self) -> dict[str, Layout]:
-        """Shape and dtype of every tensor of ours, in the order of `tensors`."""
-        if not self.rules:
-            return {name: self.files.layout(name) for name in self.files.files}
+        """Of files with tensors of theirs: shape and dtype of every tensor of ours, in the order of `tensors`."""
         found: dict[str, Layout] = {}
         for stored, rule in self.rules.items():
             dtype = self.files.layout(stored)[1]
@@ -63,10 +60,24 @@ def open_source(path: str | Path, which: str = "best") -> Source:
     file = Path(path) / "config.json"
     if file.is_file() and "model_type" in read_config(file):
         return open_theirs(Path(path))
+    return open_run(path, which)
+
+
+def open_run(path: str | Path, which: str = "best") -> Source:
+    """Checkpoint `which` of a run. Raises UserError as `open_source` does."""
     run = find_run(str(path))
-    checkpoint = choose_checkpoint(run, which)
-    config = from_dict(ModelConfig, read_config(run.config).get("model") or {}, where=f"{run.config}: model")
-    return Source(run.path, config, TensorFiles.of_file(checkpoint.weights), checkpoint=checkpoint)
+    config = read_config(run.config)
+    if "model_type" in config:
+        raise UserError(f"{run.path} is a directory of Hugging Face already, no run; from-hf makes one of it")
+    model = from_dict(ModelConfig, config.get("model") or {}, where=f"{run.config}: model")
+    files = TensorFiles.of_file(choose_checkpoint(run, which).weights)
+    with torch.device("meta"):
+        expected = {name: tuple(parameter.shape) for name, parameter in Decoder(model).named_parameters()}
+    for name in {**expected, **files.files}:
+        shape = files.layout(name)[0] if name in files.files else "missing"
+        if shape != expected.get(name):
+            raise UserError(f"{run.path}: {name} is {shape}; config.json makes it {expected.get(name, 'no tensor')}")
+    return Source(run.path, model, files)
 
 
 def open_theirs(directory: Path) -> Source:
@@ -82,7 +93,7 @@ def read_config(path: Path) -> dict[str, Any]:
         values = read_json(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; it says what the weights beside it are") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is no JSON object")
@@ -92,6 +103,11 @@ def read_config(path: Path) -> dict[str, Any]:
 def _match(family: Family, config: ModelConfig, files: TensorFiles, where: Path) -> dict[str, TensorRule]:
     """The stored tensors with their rules. Raises UserError when one is missing, extra or of a wrong shape."""
     stored = {name.removeprefix(family.prefix): name for name in files.files}
+    twice = set(files.files) - set(stored.values())
+    if twice:
+        raise UserError(f"{where} has {some(twice)} with and without the prefix {family.prefix!r}")
+    if config.layers > len(stored):  # before a list of rules is made for a mere number
+        raise UserError(f"{where}: config.json asks for {config.layers} layers, but there are {len(stored)} tensors")
     rules: dict[str, TensorRule] = {}
     missing = []
     for rule in family.rules(config):
