@@ -7,14 +7,8 @@ from dataclasses import replace
 from common.errors import UserError
 from model.config import ModelConfig
 
-_GPT2 = ModelConfig(
-    vocab_size=50_257,
-    context_length=1024,
-    activation="gelu",
-    norm="layer",
+_STOCK = ModelConfig(  # without what this project's recipe adds
     norm_gain=True,
-    bias=True,
-    position="learned",
     qk_norm=False,
     embedding_norm=False,
     residual_scalars=False,
@@ -23,20 +17,24 @@ _GPT2 = ModelConfig(
     zero_init_projections=False,
 )
 
-_LLAMA = ModelConfig(
+_GPT2 = replace(
+    _STOCK,
+    vocab_size=50_257,
+    context_length=1024,
+    activation="gelu",
+    norm="layer",
+    bias=True,
+    position="learned",
+)
+
+_LLAMA = replace(
+    _STOCK,
     vocab_size=128_256,
     context_length=131_072,
     activation="swiglu",
     norm="rms",
-    norm_gain=True,
     position="rope",
     rope_base=500_000.0,
-    qk_norm=False,
-    embedding_norm=False,
-    residual_scalars=False,
-    logit_softcap=None,
-    init_std=0.02,
-    zero_init_projections=False,
 )
 
 PRESETS = {

@@ -111,7 +111,8 @@ def test_manifest_counts_everything(built: tuple[DataConfig, Path]) -> None:
     for name, digest in manifest["files"].items():
         assert sha256_of(out / name) == digest
     assert set(manifest["files"]) == set(files_of(out))
-    assert manifest["special_tokens"] == {"<|user|>": 3, "<|assistant|>": 4, "<|system|>": 5, "<|end|>": 6}
+    of_turns = {"<|user|>": 3, "<|assistant|>": 4, "<|system|>": 5, "<|end|>": 6}
+    assert manifest["special_tokens"] == {"<s>": 1, "</s>": 2, **of_turns}
 
 
 def test_a_second_run_does_no_work(built: tuple[DataConfig, Path], capsys: pytest.CaptureFixture[str]) -> None:

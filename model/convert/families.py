@@ -16,6 +16,16 @@ from torch import Tensor
 from common.errors import UserError
 from model.config import ModelConfig
 
+# What no stock family has.
+WITHOUT_OUR_RECIPE: dict[str, Any] = {
+    "attention_scale": None,
+    "qk_norm": False,
+    "embedding_norm": False,
+    "residual_scalars": False,
+    "logit_softcap": None,
+    "value_embeddings": 0,
+}
+
 
 @dataclass(frozen=True)
 class TensorRule:

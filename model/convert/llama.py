@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from model.config import ModelConfig
-from model.convert.families import Family, Fields, TensorRule, differences
+from model.convert.families import WITHOUT_OUR_RECIPE, Family, Fields, TensorRule, differences
 from model.presets import preset
 
 ROPE_FIELDS = {
@@ -111,12 +111,7 @@ def misfit(config: ModelConfig) -> str | None:
             "norm_gain": True,
             "bias": False,
             "position": "rope",
-            "attention_scale": None,
-            "qk_norm": False,
-            "embedding_norm": False,
-            "residual_scalars": False,
-            "logit_softcap": None,
-            "value_embeddings": 0,
+            **WITHOUT_OUR_RECIPE,
         },
     )
 
