@@ -187,7 +187,7 @@ def _own_cluster(workers: int) -> Iterator[Executor]:
             n_workers=workers,
             threads_per_worker=1,
             memory_limit=None,
-            dashboard_address=None,
+            dashboard_address=":0",  # any port: None takes a fixed one too, and complains where that is in use
             silence_logs=logging.CRITICAL,
         )
         stack.enter_context(cluster)

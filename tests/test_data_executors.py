@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pty
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -193,3 +196,15 @@ def test_a_terminal_shows_bars_and_the_lines_of_every_stage(config_file: Path, t
     assert "shards" in text and "elapsed" in text and "\x1b[" in text
     lines = [line.rpartition("\x1b[2K")[2] for line in text.replace("\r", "").split("\n")]
     assert len([line for line in lines if line.startswith("[") and line.endswith(" s")]) == STAGE_COUNT - 1
+
+
+def test_two_clusters_on_one_machine_are_not_in_each_others_way() -> None:
+    """Each has a port for what it says of itself; where that is in use it would warn."""
+    with socket.socket() as taken, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with contextlib.suppress(OSError):  # in use already is as good
+            taken.bind(("127.0.0.1", 8787))
+            taken.listen()
+        with executors._own_cluster(1) as executor:
+            assert executor.submit(abs, -1).result() == 1
+    assert not [warning for warning in said if "already in use" in str(warning.message)]
