@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.errors import UserError
+from data_pipeline.tiktoken_files import REPLACEMENT
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
-REPLACEMENT = "\ufffd"  # how a byte shows that is not part of a character
 
 
 def _library() -> Any:
@@ -28,10 +28,13 @@ def _library() -> Any:
     return tokenizers
 
 
-def byte_level_content(merges: Path, vocabulary: Path, special: Sequence[str]) -> bytes:
+def byte_level_content(merges: Path, vocabulary: Path, special: Sequence[str], added: Mapping[str, int]) -> bytes:
     """A tokenizer.json of the two files of a tokenizer that was trained as GPT-2's.
 
-    Those of `special` that the vocabulary has become its special tokens. Raises UserError when the files are damaged.
+    Special tokens are those of `special` that the vocabulary has, and the `added` ones, which follow it with these ids.
+
+    Raises:
+        UserError: the files are damaged, or the ids of the added tokens do not follow the vocabulary.
     """
     tokenizers = _library()
     try:
@@ -41,6 +44,10 @@ def byte_level_content(merges: Path, vocabulary: Path, special: Sequence[str]) -
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = tokenizers.decoders.ByteLevel()
     made.add_special_tokens([token for token in dict.fromkeys(special) if made.token_to_id(token) is not None])
+    made.add_special_tokens(sorted(added, key=lambda token: added[token]))
+    found = {token: made.token_to_id(token) for token in added}
+    if found != added:
+        raise UserError(f"added_tokens.json beside {vocabulary} gives its tokens ids that do not follow the vocabulary")
     return str(made.to_str()).encode()
 
 

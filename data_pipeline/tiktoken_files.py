@@ -23,6 +23,7 @@ from tiktoken_ext import openai_public
 from common.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
+REPLACEMENT = "\ufffd"  # how every tokenizer shows a byte that is not (or not yet) part of a character
 # Of GPT-4; Llama 3 cuts text alike.
 LLAMA3_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"

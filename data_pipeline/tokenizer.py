@@ -22,6 +22,7 @@ from common.files import sha256_of
 from data_pipeline.chat import CHAT_TEMPLATE, Message, Shield, render_chat
 from data_pipeline.config import SPECIAL_TOKENS
 from data_pipeline.huggingface_tokenizer import HuggingFaceModel
+from data_pipeline.tiktoken_files import REPLACEMENT as REPLACEMENT
 from data_pipeline.tiktoken_files import TiktokenModel
 
 HEADER = b'{"format": '

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,13 @@ def _huggingface(directory: Path, content: bytes) -> bytes:
 
 def _gpt2(directory: Path, merges: Path, vocabulary: Path) -> bytes:
     """GPT-2's own vocabulary, or one that was trained as GPT-2's, whose special tokens may stand anywhere."""
-    try:
-        return gpt2_content(merges, vocabulary, _chat_of(directory))
-    except UserError:
-        added = _settings(directory, "special_tokens_map.json").values()
-        special = [text for value in added if isinstance(text := _text_of(value), str)]
-        return _huggingface(directory, byte_level_content(merges, vocabulary, [*special, END_OF_TEXT]))
+    added = _settings(directory, "added_tokens.json")
+    if not added:
+        with suppress(UserError):
+            return gpt2_content(merges, vocabulary, _chat_of(directory))
+    named = _settings(directory, "special_tokens_map.json").values()
+    special = [text for value in named if isinstance(text := _text_of(value), str)]
+    return _huggingface(directory, byte_level_content(merges, vocabulary, [*special, END_OF_TEXT], added))
 
 
 def _model_file(path: Path) -> bytes:

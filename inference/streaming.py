@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data_pipeline.tokenizer import Tokenizer
-
-REPLACEMENT = "\ufffd"  # how the tokenizer shows a byte that is not (or not yet) part of a character
+from data_pipeline.tokenizer import REPLACEMENT, Tokenizer
 
 
 class TextStream:

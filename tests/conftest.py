@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,10 @@ from data_pipeline.pipeline import curate
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
+
+# transformers copies the code of a model that it loads; not into the cache of whoever runs the tests.
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="modules_")
+atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
 # The same examples in every run, and no limit on the time of one: a loaded machine must not fail a test.
 settings.register_profile("steady", deadline=None, derandomize=True)

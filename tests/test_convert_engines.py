@@ -189,9 +189,7 @@ def test_our_own_recipe_goes_with_its_code(own: tuple[LoadedRun, Path]) -> None:
 
 
 def test_padding_on_the_left_changes_nothing(own: tuple[LoadedRun, Path]) -> None:
-    loaded, exported = own
-    if loaded.model.config.document_start is not None:
-        pytest.skip("goes without a cache there, and so without padding")
+    _, exported = own
     theirs = transformers.AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=True).eval()
     rows = [torch.randint(3, 400, (length,)) for length in (4, 9)]
     padded = torch.stack([torch.nn.functional.pad(row, (9 - len(row), 0)) for row in rows])
@@ -204,6 +202,16 @@ def test_padding_on_the_left_changes_nothing(own: tuple[LoadedRun, Path]) -> Non
             )
             expected = alone[0, len(row) :].tolist()
             assert together[number, 9 : 9 + len(expected)].tolist() == expected
+
+
+def test_documents_are_not_mixed_up_by_a_cache(own: tuple[LoadedRun, Path]) -> None:
+    loaded, exported = own
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(exported, trust_remote_code=True).eval()
+    by_document = loaded.model.config.document_start is not None
+    assert (theirs.generation_config.use_cache is False) is by_document
+    if by_document:
+        with pytest.raises(NotImplementedError, match="needs use_cache=False"):
+            theirs(torch.randint(0, 400, (1, 4)), past_key_values=transformers.DynamicCache())
 
 
 def test_saving_and_loading_again_in_transformers(own: tuple[LoadedRun, Path], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from test_data_helpers import command, files_of, stage_directory
 
@@ -83,16 +84,13 @@ def test_a_run_killed_at_any_moment_ends_the_same(
 def test_workers_leave_with_the_main_process(
     config_file: Path, tmp_path: Path, executor: str, number: signal.Signals
 ) -> None:
-    if not Path("/proc").is_dir():
-        pytest.skip("needs /proc")
     if executor == "dask":
         pytest.importorskip("distributed")
     process = command(config_file, tmp_path / "data", "--workers", "2", "--executor", executor)
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline and not list(tmp_path.glob("data/stages/*_measure")):
         time.sleep(0.001)
-    threads = Path(f"/proc/{process.pid}/task").glob("*/children")
-    children = {child for thread in threads for child in thread.read_text().split()}
+    children = psutil.Process(process.pid).children()
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
@@ -104,10 +102,11 @@ def test_workers_leave_with_the_main_process(
     assert not any(alive(child) for child in children)
 
 
-def alive(child: str) -> bool:
+def alive(child: psutil.Process) -> bool:
+    """Whether it is still there, as itself and not as what its parent has yet to bury."""
     try:
-        return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
+        return child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 

@@ -287,6 +287,20 @@ def test_a_vocabulary_that_was_trained_as_that_of_gpt2(tmp_path: Path) -> None:
         pack(tmp_path)
 
 
+def test_tokens_that_were_added_to_gpt2_are_known(tmp_path: Path) -> None:
+    folder = with_files("gpt2", tmp_path)
+    write_json(folder / "config.json", {"eos_token_id": 50_256})
+    write_json(folder / "added_tokens.json", {"<|pad|>": 50_258, "<|talk|>": 50_257})
+    (tmp_path / "packed.model").write_bytes(pack(folder))
+    tokenizer = Tokenizer(tmp_path / "packed.model")
+    plain = make_foreign("gpt2", Path(tempfile.mkdtemp(dir=tmp_path)))
+    assert tokenizer.special_ids == {"<|endoftext|>": 50_256, "<|talk|>": 50_257, "<|pad|>": 50_258}
+    assert tokenizer.eos_ids == plain.eos_ids and tokenizer.encode(prose(1)) == plain.encode(prose(1))
+    write_json(folder / "added_tokens.json", {"<|pad|>": 60_000})
+    with pytest.raises(UserError, match="ids that do not follow the vocabulary"):
+        pack(folder)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama3", "ours"])
 def test_what_begins_and_ends_a_text_survives_export(name: str, tmp_path: Path) -> None:
     ours, again = make_foreign(name, tmp_path), make_foreign(f"{name}.json", Path(tempfile.mkdtemp(dir=tmp_path)))

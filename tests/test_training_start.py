@@ -71,6 +71,19 @@ def test_a_run_begins_with_the_weights_and_in_their_architecture(project: Path, 
     assert (config["model"]["position"], config["model"]["context_length"]) == ("learned", 64)
 
 
+def test_a_config_file_may_name_the_weights(project: Path, theirs: Path) -> None:
+    text = (project / "tiny.py").read_text()
+    lines = [line for line in text.splitlines() if "model=ModelConfig" not in line]
+    (project / "tiny.py").write_text("\n".join(lines).replace('name="tiny",', 'name="tiny", start_from="theirs",'))
+    run_train(project, *STILL, "--model.context-length", "32")
+    expected = dict(open_source(theirs).tensors())
+    found = weights(project / "runs" / "tiny")
+    assert torch.equal(found["blocks.0.mlp.up.weight"], expected["blocks.0.mlp.up.weight"])
+    assert len(found["position_embedding.weight"]) == 32
+    (project / "tiny.py").write_text(text.replace('name="tiny",', 'name="other", start_from="theirs",'))
+    assert "are of another architecture" in run_train(project, expect=2).stderr
+
+
 def test_it_learns_from_there_and_resumes_without_the_source(project: Path, theirs: Path) -> None:
     arguments = ("--start-from", "theirs", "--model.context-length", "32", "--model.dropout", "0.1")
     run_train(project, *arguments, "--budget.steps", "6")
@@ -93,11 +106,11 @@ def test_new_tokens_begin_as_the_mean_of_all(theirs: Path) -> None:
     source = open_source(theirs)
     old = dict(source.tensors())["embedding.weight"]
     larger = Decoder(replace(source.config, vocab_size=VOCAB_SIZE + 5))
-    start(larger, str(theirs))
+    start(larger, source)
     assert torch.equal(larger.embedding.weight[:VOCAB_SIZE], old)
     torch.testing.assert_close(larger.embedding.weight[VOCAB_SIZE:], old.mean(dim=0).expand(5, -1))
     smaller = Decoder(replace(source.config, vocab_size=VOCAB_SIZE - 7, context_length=20))
-    start(smaller, str(theirs))
+    start(smaller, source)
     assert torch.equal(smaller.embedding.weight, old[: VOCAB_SIZE - 7])
     assert smaller.position_embedding is not None and smaller.position_embedding.weight.shape == (20, 32)
 
@@ -105,9 +118,9 @@ def test_new_tokens_begin_as_the_mean_of_all(theirs: Path) -> None:
 def test_what_cannot_begin_there_is_refused_by_name(project: Path, theirs: Path) -> None:
     source = open_source(theirs)
     with pytest.raises(UserError, match=r"another architecture:\n  model.layers: 2 there, 3 here"):
-        start(Decoder(replace(source.config, layers=3)), str(theirs))
+        start(Decoder(replace(source.config, layers=3)), source)
     with pytest.raises(UserError, match="longer than the 64 positions that were learned"):
-        start(Decoder(replace(source.config, context_length=96)), str(theirs))
+        start(Decoder(replace(source.config, context_length=96)), source)
     for arguments, message in (
         (("--start-from", "nowhere"), "no run 'nowhere'"),
         (("--start-from", "theirs", "--model.layers", "3"), "model.layers: 2 there, 3 here"),

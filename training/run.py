@@ -17,6 +17,7 @@ from common.runs import RUNS_ROOT, Checkpoint, Run
 from data_pipeline.shards import Dataset
 from data_pipeline.tokenizer import Tokenizer
 from model import Decoder
+from model.convert.source import open_source
 from model.device import Precision, choose_device, choose_precision
 from training.averaging import WeightAverage
 from training.batches import Batches
@@ -115,9 +116,10 @@ def make_job(
     torch.manual_seed(config.seed)  # equal on all processes: they start from the same weights
     model = Decoder(config.model)
     if config.start_from is not None and not run.checkpoints():
+        source = open_source(config.start_from)
         if not config.other_tokenizer:
-            check_tokenizer(config.start_from, tokenizer)
-        start(model, config.start_from)
+            check_tokenizer(source, tokenizer)
+        start(model, source)
     model.to(device)
     network = distribute(model, config.distribution.strategy, world, device, precision)
     optimizers = make_optimizers(model, config.optimizer, device, precision)

@@ -16,7 +16,7 @@ from common.runs import RUNS_ROOT, Run
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer_import import pack
 from model import Decoder, ModelConfig
-from model.convert.source import Source, open_source, read_config
+from model.convert.source import Source, open_source, read_config_file
 from model.weights import fill
 from training.config import RunConfig
 
@@ -26,18 +26,20 @@ OF_INITIALIZATION = ("init_std", "embedding_std", "zero_init_projections")
 
 
 def model_of_start(config: RunConfig, flags: Sequence[str]) -> RunConfig:
-    """`config` with the architecture of the weights that `--start-from` among the flags names, if it does.
+    """`config` with the architecture of the weights that it begins with, if a flag or the config itself names some.
 
-    A run that has begun with them already says itself what that is, so they may be gone by then.
+    A config that names weights and a model as well keeps its model, which then has to fit; `--start-from` replaces it.
+    A run that has begun already says itself what its model is, so the weights may be gone by then.
 
     Raises:
         UserError: there are no such weights.
     """
-    place = _value(flags, "start-from")
-    if place in (None, "None"):
+    flag = _value(flags, "start-from")
+    place = config.start_from if flag is None else flag
+    if place in (None, "None") or (flag is None and config.model != ModelConfig()):
         return config
     run = Run(RUNS_ROOT / (_value(flags, "name") or config.name))
-    begun = read_config(run.config) if run.config.is_file() else {}
+    begun = read_config_file(run.config) if run.config.is_file() else {}
     if begun.get("start_from") == place and run.checkpoints():
         model = from_dict(ModelConfig, begun.get("model") or {}, where=f"{run.config}: model")
     else:
@@ -54,34 +56,28 @@ def _value(flags: Sequence[str], name: str) -> str | None:
     return None
 
 
-def start(model: Decoder, path: str) -> None:
-    """Put the weights at `path` into `model`.
+def start(model: Decoder, source: Source) -> None:
+    """Put the weights of `source` into `model`.
 
     A larger vocabulary gets rows that are the mean of all others (Hewitt 2021): the new tokens begin as likely as the
     average one. Of a smaller vocabulary or, with learned positions, a shorter context, the first rows are taken.
 
     Raises:
-        UserError: there are no such weights, or they are those of another architecture.
+        UserError: they are those of another architecture.
     """
-    source = open_source(path)
     check_fits(model.config, source)
     fill(model, map(partial(_fitted, model.config), source.tensors()), str(source.path))
 
 
-def check_tokenizer(path: str, tokenizer: Tokenizer) -> None:
-    """Raises UserError when the weights at `path` were trained with another tokenizer."""
-    run = Run(open_source(path).path)
-    theirs = hashlib.sha256(run.tokenizer.read_bytes() if is_run(run) else pack(run.path)).hexdigest()
-    if theirs != tokenizer.sha256:
+def check_tokenizer(source: Source, tokenizer: Tokenizer) -> None:
+    """Raises UserError when the weights of `source` were trained with another tokenizer."""
+    content = pack(source.path) if source.is_theirs else Run(source.path).tokenizer.read_bytes()
+    if hashlib.sha256(content).hexdigest() != tokenizer.sha256:
         raise UserError(
-            f"{path} has another tokenizer than the data ({tokenizer.path}): its weights would take the ids for other "
-            f"text. Make the data with --tokenizer.kind existing --tokenizer.path {path}, name other data with "
-            "--data.directory, or say --other-tokenizer if that is meant"
+            f"{source.path} has another tokenizer than the data ({tokenizer.path}): its weights would take the ids for "
+            f"other text. Make the data with --tokenizer.kind existing --tokenizer.path {source.path}, name other data "
+            "with --data.directory, or say --other-tokenizer if that is meant"
         )
-
-
-def is_run(run: Run) -> bool:
-    return "model_type" not in read_config(run.config)
 
 
 def check_fits(config: ModelConfig, source: Source) -> None:
@@ -94,8 +90,9 @@ def check_fits(config: ModelConfig, source: Source) -> None:
     ]
     if different:
         raise UserError(
-            f"the weights in {source.path} are of another architecture:\n  " + "\n  ".join(different) + "\nleave the "
-            "model to --start-from on the command line, which takes it from there"
+            f"the weights in {source.path} are of another architecture:\n  "
+            + "\n  ".join(different)
+            + "\nleave the model out of the config and the flags: --start-from takes it from there"
         )
     if config.position == "learned" and config.context_length > source.config.context_length:
         raise UserError(

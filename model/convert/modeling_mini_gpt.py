@@ -72,7 +72,7 @@ class _Past:
     """A cache of transformers as the decoder asks for one. Padding stands where no token looks."""
 
     ragged = True
-    documents = None
+    documents: Tensor | None = None
 
     def __init__(self, cache: Cache | None, mask: Tensor | None, past: int, ids: Tensor) -> None:
         self.cache, self.filled, time = cache, past + ids.shape[1], ids.shape[1]
@@ -91,7 +91,11 @@ class _Past:
         return (key, value) if self.cache is None else self.cache.update(key, value, layer)
 
     def number_documents(self, starts: Tensor) -> Tensor:
-        raise NotImplementedError("attention that ends with the document cannot go on from a cache here")
+        """Of whole sequences only: the cache of transformers, which may be cut and reordered, has no place for them."""
+        if self.cache is not None:
+            raise NotImplementedError("attention that ends with the document needs use_cache=False")
+        self.documents = starts.cumsum(1)
+        return self.documents
 
     def advance(self) -> None:
         """The cache of transformers counts by itself."""

@@ -33,6 +33,11 @@ class Source:
     rules: dict[str, TensorRule] = field(default_factory=dict)
     """By the name of the tensor in `files`, how it becomes ours; empty when the files hold ours."""
 
+    @property
+    def is_theirs(self) -> bool:
+        """Whether it is a directory of Hugging Face."""
+        return bool(self.rules)
+
     def layouts(self) -> dict[str, Layout]:
         """Of files with tensors of theirs: shape and dtype of every tensor of ours, in the order of `tensors`."""
         found: dict[str, Layout] = {}
@@ -44,7 +49,7 @@ class Source:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of ours, one at a time, in the dtype that it is stored in."""
-        if not self.rules:
+        if not self.is_theirs:
             for name in self.files.files:
                 yield name, self.files.read(name)
         for stored, rule in self.rules.items():
@@ -58,7 +63,7 @@ def open_source(path: str | Path, which: str = "best") -> Source:
         UserError: there is neither, it is damaged, or it is a model that this decoder cannot express.
     """
     file = Path(path) / "config.json"
-    if file.is_file() and "model_type" in read_config(file):
+    if file.is_file() and "model_type" in read_config_file(file):
         return open_theirs(Path(path))
     return open_run(path, which)
 
@@ -66,7 +71,7 @@ def open_source(path: str | Path, which: str = "best") -> Source:
 def open_run(path: str | Path, which: str = "best") -> Source:
     """Checkpoint `which` of a run. Raises UserError as `open_source` does."""
     run = find_run(str(path))
-    config = read_config(run.config)
+    config = read_config_file(run.config)
     if "model_type" in config:
         raise UserError(f"{run.path} is a directory of Hugging Face already, no run; from-hf makes one of it")
     model = from_dict(ModelConfig, config.get("model") or {}, where=f"{run.config}: model")
@@ -82,12 +87,12 @@ def open_run(path: str | Path, which: str = "best") -> Source:
 
 def open_theirs(directory: Path) -> Source:
     """A Hugging Face directory, with every name and shape checked. Raises UserError as `open_source` does."""
-    family, config = read_theirs(read_config(directory / "config.json"), directory / "config.json")
+    family, config = read_theirs(read_config_file(directory / "config.json"), directory / "config.json")
     files = TensorFiles.of_directory(directory)
     return Source(directory, config, files, _match(family, config, files, directory))
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config_file(path: Path) -> dict[str, Any]:
     """A config.json. Raises UserError when it is missing, damaged or no object."""
     try:
         values = read_json(path)
