@@ -1,7 +1,11 @@
-"""`python -m data_pipeline CONFIG`: raw text in, a curated dataset in data/<config name>/ out."""
+"""`python -m data_pipeline CONFIG`: raw text in, a curated dataset in data/<config name>/ out.
+
+A config may also ask for questions made from facts, for fine-tuning.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +18,19 @@ from common.errors import UserError
 from data_pipeline.config import DataConfig
 from data_pipeline.executors import worker_count
 from data_pipeline.pipeline import curate
+from data_pipeline.questions.config import QuestionsConfig
+from data_pipeline.questions.making import make
 
 PROGRAM = "python -m data_pipeline"
 
 
 @dataclass(frozen=True)
 class Command:
-    """Turn raw text into token shards. The same command again does only what is not done yet."""
+    """Turn raw text into token shards. The same command again does only what is not done yet.
+
+    A config file that defines a QuestionsConfig makes questions and answers instead, with settings of its own:
+    name it before --help to see them.
+    """
 
     config: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
     out: str | None = None
@@ -32,15 +42,34 @@ class Command:
     dask://HOST:PORT (a scheduler whose workers share the file system)."""
 
 
+@dataclass(frozen=True)
+class QuestionsCommand:
+    """Make questions and answers from facts, for fine-tuning. The same command again writes the same bytes."""
+
+    config: Annotated[QuestionsConfig, tyro.conf.arg(name="")] = field(default_factory=QuestionsConfig)
+    out: str | None = None
+    """Directory of the files; data/<name of the config file> when it is not given."""
+
+
 def main(argv: Sequence[str]) -> None:
-    """Parse `CONFIG [--field value ...]` and curate.
+    """Parse `CONFIG [--field value ...]` and curate, or make questions.
 
     Raises:
         UserError: anything that the user can mend.
     """
+    if _defines_questions(argv):
+        questions = parse_command(QuestionsCommand, QuestionsConfig, argv, PROGRAM)
+        out = _directory(questions.out, argv)
+        try:
+            make(questions.config, out, f"{PROGRAM} {shlex.join(argv)}")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {out}: {error}; make room, say, and run the same command again"
+            ) from error
+        return
     command = parse_command(Command, DataConfig, argv, PROGRAM)
     workers = worker_count(command.workers)
-    out = Path(command.out or Path("data") / Path(argv[0]).stem)
+    out = _directory(command.out, argv)
     try:
         curate(command.config, out, workers, command.executor)
     except OSError as error:
@@ -48,6 +77,16 @@ def main(argv: Sequence[str]) -> None:
             f"cannot go on with {out}: {error}; what is finished is kept: mend it (make room, say), then run the same "
             "command again"
         ) from error
+
+
+def _directory(out: str | None, argv: Sequence[str]) -> Path:
+    return Path(out or Path("data") / Path(argv[0]).stem)
+
+
+def _defines_questions(argv: Sequence[str]) -> bool:
+    """Whether the config file names `QuestionsConfig`, as one has to that makes questions, mistakes in it or not."""
+    path = Path(argv[0]) if argv else Path()
+    return path.is_file() and QuestionsConfig.__name__.encode() in path.read_bytes()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from model.cache import KVCache
 from model.config import ModelConfig
 from model.functions import linear_cross_entropy, token_losses
 from model.layers import Block, Norm
-from model.positions import locate, rotary_table
+from model.positions import EVERY, Positions, locate, locate_after, rotary_table
+from model.slots import Embedding
+from model.virtual import Prefix, PrefixPast, Prompt, VirtualTokens
 
 
 class Decoder(nn.Module):
@@ -27,9 +29,9 @@ class Decoder(nn.Module):
         self.activation_checkpointing: Checkpointing = "none"  # while training; no part of the architecture
         self.rotary_cos: Tensor
         self.rotary_sin: Tensor
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.embedding = Embedding(config.vocab_size, config.width)
         learned = config.position == "learned"
-        self.position_embedding = nn.Embedding(config.context_length, config.width) if learned else None
+        self.position_embedding = Embedding(config.context_length, config.width) if learned else None
         self.embedding_norm = Norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
@@ -41,6 +43,8 @@ class Decoder(nn.Module):
         self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self.residual_scale = nn.Parameter(torch.ones(config.layers)) if config.residual_scalars else None
         self.embedding_scale = nn.Parameter(torch.zeros(config.layers)) if config.residual_scalars else None
+        self.virtual: VirtualTokens | None  # what an adapter puts before every text
+        self.register_module("virtual", None)
         self.make_tables()
         self.initialize()
 
@@ -82,18 +86,22 @@ class Decoder(nn.Module):
         cache: KVCache | None = None,
         last_only: bool = False,
         counts: Sequence[int] | None = None,  # with a cache: how many of each row's ids are real, the rest is padding
+        documents: Tensor | None = None,  # (batch, time) int64: see `locate`
+        learned: Tensor | None = None,  # (positions,) int64: the only ones, in batch * time, that have targets
     ) -> Tensor:
         """Without targets: fp32 logits (batch, time, vocab); with `last_only` (batch, 1, vocab), of the last real ids.
 
-        With targets: the sum of the losses of all positions in nats, an fp32 scalar; the logits are never whole.
+        With targets: the sum of the losses of all positions in nats, an fp32 scalar; the logits are never whole, and
+        where `learned` says it, are worked out for its positions alone.
         Raises ValueError when the sequence, the cached part included, is longer than the context.
         """
-        hidden = self.hidden(ids, cache, counts)
+        hidden = self.hidden(ids, cache, counts, documents)
         if targets is None:
             return self.logits(_last(hidden, counts) if last_only else hidden)
-        return linear_cross_entropy(
-            hidden.flatten(0, 1), self.output_weight, targets.flatten(), self.config.logit_softcap
-        )
+        hidden, targets = hidden.flatten(0, 1), targets.flatten()
+        if learned is not None:
+            hidden, targets = hidden[learned], targets[learned]
+        return linear_cross_entropy(hidden, self.output_weight, targets, self.config.logit_softcap)
 
     @torch.no_grad()
     def token_losses(self, ids: Tensor, targets: Tensor) -> Tensor:  # both (batch, time) int64
@@ -106,18 +114,67 @@ class Decoder(nn.Module):
     def output_weight(self) -> Tensor:  # (vocab, width)
         return self.embedding.weight if self.head is None else self.head.weight
 
+    @property
+    def room(self) -> int:
+        """The longest text: the context without the trained positions that stand before it."""
+        return self.config.context_length - (0 if self.virtual is None else self.virtual.count)
+
     def hidden(
-        self, ids: Tensor, cache: KVCache | None = None, counts: Sequence[int] | None = None
-    ) -> Tensor:  # (batch, time) -> (batch, time, width)
+        self,
+        ids: Tensor,  # (batch, time)
+        cache: KVCache | None = None,
+        counts: Sequence[int] | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:  # (batch, time, width)
         """The normalised output of the last block."""
+        dropout = self.training and self.config.dropout > 0
+        rows = self.embedding(ids)
         if cache is not None:
+            if self.virtual is not None and cache.length == 0:
+                self.begin(cache)
             cache.place(ids.shape[1], counts)
-        stop = ids.shape[1] if cache is None else cache.filled
+            self._check_room(cache.filled)
+            x = self._through(rows, ids, locate_after(self.config, ids, cache, dropout), cache)
+            cache.advance()
+            return x
+        virtual = 0 if self.virtual is None else self.virtual.count
+        self._check_room(virtual + ids.shape[1])
+        embedded = isinstance(self.virtual, Prompt)
+        if isinstance(self.virtual, Prompt):
+            rows = self.virtual.before(rows)
+        past = PrefixPast(self.virtual) if isinstance(self.virtual, Prefix) else None
+        positions = locate(self.config, ids, dropout, documents, virtual, embedded)
+        x = self._through(rows, ids, positions, past)
+        return x[:, virtual:] if embedded else x
+
+    @torch.no_grad()
+    def begin(self, cache: KVCache) -> None:
+        """Put the trained positions that stand before every text into an empty cache."""
+        if isinstance(self.virtual, Prefix):
+            self.virtual.fill(cache)
+        elif isinstance(self.virtual, Prompt):
+            batch = cache.keys.shape[1]
+            none = torch.empty(batch, 0, dtype=torch.int64, device=cache.keys.device)
+            rows = self.virtual.before(self.embedding(none))
+            cache.place(self.virtual.count, None)
+            self._through(rows, none, locate(self.config, none, False, None, self.virtual.count, True), cache)
+            cache.advance()
+        if cache.documents is not None:
+            cache.documents[:, : cache.length] = EVERY
+
+    def _check_room(self, stop: int) -> None:
         if stop > self.config.context_length:
             raise ValueError(f"{stop} positions do not fit the context of {self.config.context_length}")
-        positions = locate(self.config, ids, cache, dropout=self.training and self.config.dropout > 0)
-        x = self.embedding(ids)
-        rotary = None
+
+    def _through(
+        self,
+        rows: Tensor,  # (batch, queries, width), the last `time` of them the embeddings of `ids`
+        ids: Tensor,  # (batch, time)
+        positions: Positions,
+        cache: KVCache | PrefixPast | None,
+    ) -> Tensor:  # (batch, queries, width)
+        """All that follows the embedding of tokens."""
+        x, rotary = rows, None
         # Padding may stand past the end of the context.
         index = positions.indices.clamp(max=self.config.context_length - 1)
         if self.position_embedding is not None:
@@ -134,10 +191,11 @@ class Decoder(nn.Module):
             assert isinstance(block, Block)
             if self.residual_scale is not None and self.embedding_scale is not None:
                 x = self.residual_scale[layer] * x + self.embedding_scale[layer] * first
-            own = self.value_embeddings[str(layer)](ids) if str(layer) in self.value_embeddings else None
+            own = None
+            if str(layer) in self.value_embeddings:
+                own = self.value_embeddings[str(layer)](ids)
+                own = F.pad(own, (0, 0, rows.shape[1] - ids.shape[1], 0))  # trained positions have none
             x = block(x, positions, rotary, own, cache, checkpointing)
-        if cache is not None:
-            cache.advance()
         return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:  # (batch, time, width) -> (batch, time, vocab) fp32

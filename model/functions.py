@@ -151,22 +151,27 @@ def causal_attention(
     On CPUs about twice as fast as PyTorch's fused kernel, forward and backward together, because its matrix products
     are large; it keeps the attention weights for the backward pass, half of (time x time) a head.
 
-    Args and result: (batch, heads, time, head_dim), all of one dtype.
+    Queries and result: (batch, heads, time, head_dim); key and value: (batch, heads, keys, head_dim); one dtype. Where
+    there are more keys than queries, the queries are the last positions.
+
+    Args:
         window: keys that a query sees, its own among them; None for all before it.
-        documents: (batch, time), numbers that rise along a row; a query sees only keys of its own number.
+        documents: (batch, keys), numbers that rise along a row; a query sees only keys of its own number, and of a
+            negative one.
     """
     return _CausalAttention.apply(query, key, value, scale, window, documents)
 
 
 def _block_mask(start: int, stop: int, first: int, window: int | None, documents: Tensor | None) -> Tensor:
-    """What queries start..stop do not see of keys first..stop; broadcasts to (batch, heads, queries, keys)."""
+    """What positions start..stop do not see of first..stop; broadcasts to (batch, heads, queries, keys)."""
     distance = torch.arange(start, stop)[:, None] - torch.arange(first, stop)
     unseen = distance < 0
     if window is not None:
         unseen |= distance >= window
     if documents is None:
         return unseen
-    return unseen | (documents[:, None, start:stop, None] != documents[:, None, None, first:stop])
+    of_keys = documents[:, None, None, first:stop]
+    return unseen | ((documents[:, None, start:stop, None] != of_keys) & (of_keys >= 0))
 
 
 class _CausalAttention(torch.autograd.Function):
@@ -180,20 +185,20 @@ class _CausalAttention(torch.autograd.Function):
         window: int | None,
         documents: Tensor | None,
     ) -> Tensor:
-        time = query.shape[2]
+        keys, before = key.shape[2], key.shape[2] - query.shape[2]
         mixed = torch.empty_like(query)
         future = torch.ones(QUERY_BLOCK, QUERY_BLOCK, dtype=torch.bool, device=query.device).triu(1)
         blocks, firsts = [], []
-        for start in range(0, time, QUERY_BLOCK):
-            stop = min(start + QUERY_BLOCK, time)
+        for start in range(before, keys, QUERY_BLOCK):
+            stop = min(start + QUERY_BLOCK, keys)
             first = 0 if window is None else max(0, start - window + 1)
-            scores = (query[:, :, start:stop] @ key[:, :, first:stop].mT).float().mul_(scale)
+            scores = (query[:, :, start - before : stop - before] @ key[:, :, first:stop].mT).float().mul_(scale)
             if window is None and documents is None:
                 scores[..., start:].masked_fill_(future[: stop - start, : stop - start], -math.inf)
             else:
                 scores.masked_fill_(_block_mask(start, stop, first, window, documents), -math.inf)
             weights = torch.softmax(scores, dim=-1).to(value.dtype)  # (batch, heads, block, stop - first)
-            mixed[:, :, start:stop] = weights @ value[:, :, first:stop]
+            mixed[:, :, start - before : stop - before] = weights @ value[:, :, first:stop]
             blocks.append(weights)
             firsts.append(first)
         ctx.save_for_backward(query, key, value, mixed, *blocks)
@@ -205,15 +210,17 @@ class _CausalAttention(torch.autograd.Function):
         query, key, value, mixed, *blocks = ctx.saved_tensors
         by_mixed = gradients[0].contiguous()
         by_query = torch.empty_like(query)
+        before = key.shape[2] - query.shape[2]
         by_key, by_value = (torch.zeros_like(key, dtype=torch.float32) for _ in range(2))
         # What each row of the softmax gradient is centred on: the sum of weights times their gradients.
         centre = (by_mixed.float() * mixed.float()).sum(dim=-1, keepdim=True)
         for number, (weights, first) in enumerate(zip(blocks, ctx.firsts, strict=True)):
-            start, stop = number * QUERY_BLOCK, number * QUERY_BLOCK + weights.shape[2]
-            outer = by_mixed[:, :, start:stop]
+            queries = slice(number * QUERY_BLOCK, number * QUERY_BLOCK + weights.shape[2])
+            stop = before + queries.stop
+            outer = by_mixed[:, :, queries]
             by_value[:, :, first:stop] += weights.mT @ outer
             by_weights = (outer @ value[:, :, first:stop].mT).float()
-            by_scores = by_weights.sub_(centre[:, :, start:stop]).mul_(weights).mul_(ctx.scale).to(query.dtype)
-            by_query[:, :, start:stop] = by_scores @ key[:, :, first:stop]
-            by_key[:, :, first:stop] += by_scores.mT @ query[:, :, start:stop]
+            by_scores = by_weights.sub_(centre[:, :, queries]).mul_(weights).mul_(ctx.scale).to(query.dtype)
+            by_query[:, :, queries] = by_scores @ key[:, :, first:stop]
+            by_key[:, :, first:stop] += by_scores.mT @ query[:, :, queries]
         return by_query, by_key.to(key.dtype), by_value.to(value.dtype), None, None, None

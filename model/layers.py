@@ -11,6 +11,8 @@ from model.cache import KVCache
 from model.config import ModelConfig
 from model.functions import causal_attention, compute_dtype
 from model.positions import Positions, rotate
+from model.slots import Linear, Slot
+from model.virtual import PrefixPast
 
 
 class Norm(nn.Module):
@@ -38,10 +40,11 @@ class Attention(nn.Module):
         self.head_dim, self.dropout = config.head_size, config.dropout
         self.scale = config.attention_scale or config.head_size**-0.5
         self.qk_norm, self.eps, self.window = config.qk_norm, config.norm_eps, config.window
-        self.query = nn.Linear(config.width, self.heads * self.head_dim, bias=config.bias)
-        self.key = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=config.bias)
-        self.value = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=config.bias)
-        self.output = nn.Linear(self.heads * self.head_dim, config.width, bias=config.bias)
+        self.query = Linear(config.width, self.heads * self.head_dim, bias=config.bias)
+        self.key = Linear(config.width, self.kv_heads * self.head_dim, bias=config.bias)
+        self.value = Linear(config.width, self.kv_heads * self.head_dim, bias=config.bias)
+        self.output = Linear(self.heads * self.head_dim, config.width, bias=config.bias)
+        self.slot = Slot()  # of query, key and value as one matrix, as GPT-2 stores them
 
     def forward(
         self,
@@ -49,13 +52,14 @@ class Attention(nn.Module):
         positions: Positions,
         rotary: tuple[Tensor, Tensor] | None,  # cosines and sines at these positions
         own_values: Tensor | None,  # (batch, time, kv_heads, head_dim), added to the values
-        cache: KVCache | None,
+        cache: KVCache | PrefixPast | None,
     ) -> Tensor:  # (batch, time, width)
         batch, time, _ = x.shape
         x = x.to(compute_dtype(x))  # once, instead of for each of the three products
-        query = self.query(x).view(batch, time, self.heads, self.head_dim).transpose(1, 2)
-        key = self.key(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
-        value = self.value(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
+        query, key, value = self.project(x)
+        query = query.view(batch, time, self.heads, self.head_dim).transpose(1, 2)
+        key = key.view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
+        value = value.view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
         # query: (batch, heads, time, head_dim); key, value: (batch, kv_heads, time, head_dim)
         if own_values is not None:
             value = value + own_values.transpose(1, 2).type_as(value)
@@ -68,6 +72,11 @@ class Attention(nn.Module):
             key, value = cache.append(self.layer, key, value)
         mixed = self.attend(query.type_as(value), key.type_as(value), value, positions)
         return self.output(mixed.transpose(1, 2).reshape(batch, time, -1))
+
+    def project(self, x: Tensor) -> list[Tensor]:
+        """Query, key and value, each (batch, time, its heads * head_dim)."""
+        layers = (self.query, self.key, self.value)
+        return self.slot.run(x, layers) if self.slot.active else [layer(x) for layer in layers]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, positions: Positions) -> Tensor:
         """Attention of the queries on all keys that they may see; (batch, heads, time, head_dim)."""
@@ -93,10 +102,10 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.activation = config.activation
-        self.up = nn.Linear(config.width, config.mlp_size, bias=config.bias)
+        self.up = Linear(config.width, config.mlp_size, bias=config.bias)
         gated = config.activation == "swiglu"
-        self.gate = nn.Linear(config.width, config.mlp_size, bias=config.bias) if gated else None
-        self.down = nn.Linear(config.mlp_size, config.width, bias=config.bias)
+        self.gate = Linear(config.width, config.mlp_size, bias=config.bias) if gated else None
+        self.down = Linear(config.mlp_size, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (batch, time, width) -> (batch, time, width)
         if self.gate is not None:
@@ -125,7 +134,7 @@ class Block(nn.Module):
         positions: Positions,
         rotary: tuple[Tensor, Tensor] | None,
         own_values: Tensor | None,  # (batch, time, kv_heads * head_dim), the tokens' value embeddings
-        cache: KVCache | None,
+        cache: KVCache | PrefixPast | None,
         checkpointing: Checkpointing = "none",
     ) -> Tensor:  # (batch, time, width)
         # In here, so that a compiled block has it inside: outside, "selective" could not see what to keep.
@@ -137,7 +146,7 @@ class Block(nn.Module):
         positions: Positions,
         rotary: tuple[Tensor, Tensor] | None,
         own_values: Tensor | None,
-        cache: KVCache | None,
+        cache: KVCache | PrefixPast | None,
     ) -> Tensor:
         if own_values is not None and self.value_gate is not None:
             own_values = self.value_gate[:, None] * own_values.unflatten(-1, (len(self.value_gate), -1))

@@ -11,6 +11,8 @@ from torch import Tensor
 from model.cache import KVCache
 from model.config import ModelConfig
 
+EVERY = -1  # in place of a document's number: seen from all documents
+
 
 class Positions(NamedTuple):
     """Worked out once a pass, the same for all blocks."""
@@ -18,28 +20,63 @@ class Positions(NamedTuple):
     indices: Tensor
     """Place of every token in its sequence, (time,), or (batch, time) where rows differ."""
     documents: Tensor | None
-    """Number of the document of every token, (batch, time), where attention ends with the document."""
+    """Number of the document of every key, (batch, keys), where attention ends with the document."""
     mask: Tensor | None
     """Which keys a query sees, (1 or batch, 1, time, keys) bool. None: all before it; of a single query, all."""
     blocked: bool
     """Attention goes by blocks of queries (`functions.causal_attention`), for which there is no mask."""
 
 
-def locate(config: ModelConfig, ids: Tensor, cache: KVCache | None, dropout: bool) -> Positions:
-    """Positions of `ids` (batch, time), which follow what the cache holds. `dropout`: whether it is active."""
-    time, device = ids.shape[1], ids.device
-    starts = None if config.document_start is None else ids == config.document_start
-    if cache is None:
-        index = keys = torch.arange(time, device=device)
-        documents = key_documents = None if starts is None else starts.cumsum(1)
-    else:
-        index, keys = cache.index, cache.key_index
-        documents = None if starts is None else cache.number_documents(starts)
-        key_documents = cache.documents
-    whole = 1 < time == keys.shape[-1] and index.ndim == 1  # sequences from their beginning
-    if whole and device.type == "cpu" and not dropout:
+def locate(
+    config: ModelConfig,
+    ids: Tensor,  # (batch, time)
+    dropout: bool,
+    documents: Tensor | None = None,
+    virtual: int = 0,
+    embedded: bool = False,
+) -> Positions:
+    """Positions of whole sequences.
+
+    Args:
+        dropout: whether attention drops weights in this pass.
+        documents: (batch, time) int64 from 0, rising along a row, where rows are packed with texts that have nothing to
+            do with each other: each is attended to alone, and its positions begin anew.
+        virtual: trained positions before those of `ids`, seen by all. There are keys of them;
+        embedded: and also queries, because they pass through the layers like those of `ids`.
+    """
+    keys, device = virtual + ids.shape[1], ids.device
+    first = 0 if embedded else virtual  # of the queries
+    order = torch.arange(keys, device=device)
+    index = order
+    if documents is not None:
+        index = torch.cat((order[:virtual].expand(len(ids), -1), virtual + _places(documents)), dim=1)
+    elif config.document_start is not None:
+        documents = (ids == config.document_start).cumsum(1)
+    if documents is not None and virtual:
+        documents = torch.cat((documents.new_full((len(ids), virtual), EVERY), documents), dim=1)
+    if keys - first > 1 and device.type == "cpu" and not dropout:
+        return Positions(index[..., first:], documents, None, blocked=True)
+    asking = None if documents is None else documents[:, first:]
+    mask = visible(order[first:], order, config.window, asking, documents)
+    return Positions(index[..., first:], documents, mask, blocked=False)
+
+
+def locate_after(config: ModelConfig, ids: Tensor, cache: KVCache, dropout: bool) -> Positions:
+    """Positions of `ids` (batch, time), which follow what the cache holds."""
+    time, index, keys = ids.shape[1], cache.index, cache.key_index
+    documents = None if config.document_start is None else cache.number_documents(ids == config.document_start)
+    whole = 1 < time == keys.shape[-1] and index.ndim == 1  # the cache was empty
+    if whole and ids.device.type == "cpu" and not dropout:
         return Positions(index, documents, None, blocked=True)
-    return Positions(index, documents, visible(index, keys, config.window, documents, key_documents), blocked=False)
+    return Positions(index, None, visible(index, keys, config.window, documents, cache.documents), blocked=False)
+
+
+def _places(documents: Tensor) -> Tensor:  # (batch, time) -> (batch, time)
+    """How many positions of the same document stand before each."""
+    order = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return order - (order * begins).cummax(dim=1).values
 
 
 def visible(
@@ -58,7 +95,8 @@ def visible(
     if window is not None:
         seen &= distance < window
     if query_documents is not None and key_documents is not None:
-        seen = seen & (query_documents[:, :, None] == key_documents[:, None, : keys.shape[-1]])
+        of_keys = key_documents[:, None, : keys.shape[-1]]
+        seen = seen & ((query_documents[:, :, None] == of_keys) | (of_keys == EVERY))
     return seen[None, None] if seen.ndim == 2 else seen[:, None]
 
 

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 import data_pipeline.config
+import data_pipeline.questions.config
 from common.cli import from_dict, load_config
 from common.errors import UserError
 from data_pipeline.config_checks import check
@@ -344,7 +345,10 @@ def test_configs_split_over_the_processes_that_the_readme_names(name: str, proce
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "configs" / "data").glob("*.py")), ids=lambda path: path.stem)
 def test_every_data_config_loads(path: Path) -> None:
-    check(load_config(path, data_pipeline.config.DataConfig))
+    if "QuestionsConfig" in path.read_text(encoding="utf-8"):
+        data_pipeline.questions.config.check(load_config(path, data_pipeline.questions.config.QuestionsConfig))
+    else:
+        check(load_config(path, data_pipeline.config.DataConfig))
 
 
 @pytest.mark.parametrize(

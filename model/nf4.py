@@ -1,0 +1,399 @@
+"""Weights of four bits in the layout of bitsandbytes, and a linear layer that keeps its weight so.
+
+NF4 with double quantisation: QLoRA, Dettmers et al. 2023, arXiv 2305.14314.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.errors import UserError
+from model.functions import compute_dtype
+
+BLOCK = 64  # weights that share a scale
+SCALE_BLOCK = 256  # scales that share a scale of their own
+# Weights worked on at a time: 1 MiB in fp32, which a CPU's cache holds; elsewhere, few kernels and little memory.
+CPU_PIECE = 2**18
+PIECE = 2**24
+SMALLEST = 1e-38  # what a block of zeros is divided by
+STEPS = 16  # a unit: the boundaries between codes are further apart than one of them
+
+# The values of the sixteen codes: quantiles of the normal distribution, asymmetric so that one of them is zero.
+NEGATIVE = (-1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.091050036)
+POSITIVE = (0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0)
+NF4 = torch.tensor([*NEGATIVE, 0.0, *POSITIVE])
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+QUANT_STATE = "quant_state.bitsandbytes__nf4"  # where bitsandbytes keeps what is no tensor, as JSON in bytes
+
+
+def _dynamic_map() -> Tensor:
+    """The values of the 256 codes of a scale, ascending: signed, with an exponent of base ten whose length varies and
+    a fraction that has the bits which remain (Dettmers 2015, arXiv 1511.04561)."""
+    values = [0.0, 1.0]
+    for bits in range(7):
+        edges = torch.linspace(0.1, 1, 2**bits + 1)
+        middles = (edges[:-1] + edges[1:]) / 2 * 10 ** (bits - 6)
+        values += [*middles.tolist(), *(-middles).tolist()]
+    return torch.tensor(sorted(values))
+
+
+DYNAMIC = _dynamic_map()
+
+
+class _Tables(NamedTuple):
+    """What is looked up; a copy of it on every device."""
+
+    pairs: Tensor  # (256,) int64: the two fp32 values of a byte side by side, so that one look-up gives both
+    lowest: Tensor  # (33,) uint8: the code of the values at the beginning of a step
+    boundary: Tensor  # (33,) fp32: the value beyond which it is the next code
+    dynamic: Tensor  # (256,) fp32
+    dynamic_boundaries: Tensor  # (255,) fp32
+
+
+def _make_tables() -> _Tables:
+    byte = torch.arange(256)
+    boundaries = (NF4[:-1] + NF4[1:]) / 2
+    lowest = torch.bucketize(torch.arange(2 * STEPS + 1) / STEPS - 1, boundaries)
+    return _Tables(
+        pairs=torch.stack([NF4[byte >> 4], NF4[byte & 15]], dim=1).view(torch.int64).flatten(),
+        lowest=lowest.to(torch.uint8),
+        boundary=torch.cat([boundaries, torch.tensor([2.0])])[lowest],
+        dynamic=DYNAMIC,
+        dynamic_boundaries=(DYNAMIC[:-1] + DYNAMIC[1:]) / 2,
+    )
+
+
+_tables = {torch.device("cpu"): _make_tables()}
+
+
+def _tables_on(device: torch.device) -> _Tables:
+    if device not in _tables:
+        _tables[device] = _Tables(*(table.to(device) for table in _tables[torch.device("cpu")]))
+    return _tables[device]
+
+
+class Nf4(NamedTuple):
+    """A tensor in NF4: flattened, in blocks of 64 values that share a scale, the largest of their magnitudes."""
+
+    packed: Tensor  # (ceil(values / 2), 1) uint8: two codes a byte, the first in the high bits
+    absmax: Tensor  # (blocks,) the scales: codes uint8 or, without double quantisation, fp32
+    nested_absmax: Tensor | None  # (ceil(blocks / 256),) fp32: the scales of the scales
+    offset: Tensor | None  # () fp32: the mean of the scales, which is taken off before they are quantised
+    shape: torch.Size
+    dtype: torch.dtype  # of the tensor that was quantised
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that the tensors take."""
+        return sum(tensor.nbytes for tensor in self[:4] if tensor is not None)
+
+    def to(self, device: torch.device) -> Nf4:
+        nested, offset = (None if tensor is None else tensor.to(device) for tensor in (self.nested_absmax, self.offset))
+        return Nf4(self.packed.to(device), self.absmax.to(device), nested, offset, self.shape, self.dtype)
+
+
+@torch.no_grad()
+def quantize(weight: Tensor, double: bool = True) -> Nf4:
+    """`weight`, of any shape, in NF4: each value goes to the nearest code of its block.
+
+    Args:
+        weight: fp32, fp16 or bf16, of at least one value.
+        double: quantise the scales too, to eight bits: 4.127 bits a weight instead of 4.5.
+
+    Raises:
+        UserError: a value is not finite.
+    """
+    assert weight.dtype in NAMES and weight.numel(), (weight.dtype, weight.shape)
+    flat = weight.reshape(-1)
+    packed = torch.empty(_bytes(len(flat)), 1, dtype=torch.uint8, device=weight.device)
+    absmax = torch.empty(_blocks(len(flat)), device=weight.device)
+    size = _piece(weight.device)
+    for start in range(0, len(flat), size):
+        # Zeros have filled up the last block; of their codes one is kept where it is half of a byte.
+        scaled, scales = _scaled(flat[start : start + size].float(), BLOCK)
+        codes = _nearest(scaled)
+        pairs = (codes[0::2] << 4) | codes[1::2]
+        place = packed[start // 2 : (start + size) // 2, 0]
+        place.copy_(pairs[: len(place)])
+        absmax[start // BLOCK : (start + size) // BLOCK] = scales
+    if not double:
+        return Nf4(packed, absmax, None, None, weight.shape, weight.dtype)
+    offset = absmax.mean()
+    scaled, nested = _scaled(absmax - offset, SCALE_BLOCK)
+    codes = torch.bucketize(scaled[: len(absmax)], _tables_on(weight.device).dynamic_boundaries, out_int32=True)
+    return Nf4(packed, codes.to(torch.uint8), nested, offset, weight.shape, weight.dtype)
+
+
+def _scaled(values: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """fp32 values over the largest magnitude of their block, the last block filled up with zeros; and these."""
+    missing = -len(values) % block
+    rows = (F.pad(values, (0, missing)) if missing else values).view(-1, block)
+    absmax = rows.abs().amax(dim=1)
+    if not absmax.isfinite().all():
+        raise UserError("a weight holds NaN or infinity, for which NF4 has no code; start from an earlier checkpoint")
+    return (rows * absmax.clamp(min=SMALLEST).reciprocal_()[:, None]).clamp_(-1, 1).view(-1), absmax
+
+
+def _nearest(scaled: Tensor) -> Tensor:
+    """The codes of values from -1 to 1: two look-ups and a comparison, five times as fast as a search."""
+    tables = _tables_on(scaled.device)
+    step = scaled.add(1).mul_(STEPS).int()
+    higher = scaled > tables.boundary.index_select(0, step)
+    return tables.lowest.index_select(0, step).add_(higher)
+
+
+def dequantize(nf4: Nf4, dtype: torch.dtype) -> Tensor:
+    """The tensor that `nf4` stands for, multiplied out in fp32, then cast to `dtype`."""
+    device = nf4.packed.device
+    if device.type == "cuda" and dtype in NAMES and not torch.compiler.is_compiling() and _bitsandbytes_agrees(device):
+        return _dequantize_with_bitsandbytes(nf4, dtype)
+    return _dequantize_by_pieces(nf4, dtype)
+
+
+def _dequantize_by_pieces(nf4: Nf4, dtype: torch.dtype) -> Tensor:
+    result = torch.empty(nf4.shape, dtype=dtype, device=nf4.packed.device)
+    flat, packed, scales = result.view(-1), nf4.packed.view(-1), _scales(nf4)
+    pairs, size = _tables_on(result.device).pairs, _piece(result.device)
+    for start in range(0, len(flat), size):
+        place = flat[start : start + size]
+        codes = packed[start // 2 : (start + size) // 2]
+        values = pairs.index_select(0, codes.int()).view(torch.float32)[: len(place)]
+        whole = len(values) // BLOCK
+        rows, rest = values[: whole * BLOCK].view(whole, BLOCK), values[whole * BLOCK :]
+        rows *= scales[start // BLOCK :][:whole, None]
+        rest *= scales[-1]
+        place.copy_(values)
+    return result
+
+
+def _scales(nf4: Nf4) -> Tensor:
+    """The scale of every block, (blocks,) fp32."""
+    if nf4.nested_absmax is None or nf4.offset is None:
+        return nf4.absmax
+    scales = _tables_on(nf4.absmax.device).dynamic.index_select(0, nf4.absmax.int())
+    scales *= nf4.nested_absmax.repeat_interleave(SCALE_BLOCK)[: len(scales)]
+    return scales.add_(nf4.offset)
+
+
+def _dequantize_with_bitsandbytes(nf4: Nf4, dtype: torch.dtype) -> Tensor:
+    """The same by the kernel of bitsandbytes, which reads and writes every number once."""
+    library = importlib.import_module("bitsandbytes.functional")
+    flat = (nf4.shape.numel(),)  # its kernel for AVX-512 misreads rows that end within a block
+    state = library.QuantState(_scales(nf4), shape=flat, dtype=dtype, blocksize=BLOCK, quant_type="nf4")
+    return library.dequantize_4bit(nf4.packed, state).view(nf4.shape)
+
+
+@functools.cache
+def _bitsandbytes_agrees(device: torch.device) -> bool:
+    """Whether bitsandbytes is here, works on this device, and says the same as we do."""
+    probe = quantize(torch.linspace(-1, 1, 2 * BLOCK * SCALE_BLOCK, device=device))
+    try:
+        theirs = _dequantize_with_bitsandbytes(probe, torch.float32)
+    except (ImportError, OSError, AttributeError, TypeError, RuntimeError):  # absent, or built for something else
+        return False
+    return torch.equal(theirs, _dequantize_by_pieces(probe, torch.float32))
+
+
+def _piece(device: torch.device) -> int:
+    if torch.compiler.is_compiling():  # which would make a kernel of every piece, and needs none to save memory
+        return sys.maxsize // BLOCK * BLOCK
+    return CPU_PIECE if device.type == "cpu" else PIECE
+
+
+def _bytes(values: int) -> int:
+    return (values + 1) // 2
+
+
+def _blocks(values: int) -> int:
+    return -(-values // BLOCK)
+
+
+def _scale_blocks(blocks: int) -> int:
+    return -(-blocks // SCALE_BLOCK)
+
+
+def state_tensors(nf4: Nf4, name: str) -> dict[str, Tensor]:
+    """What bitsandbytes keeps of a quantised weight in a state dict, under its keys, which begin with `name`."""
+    state: dict[str, Any] = {"quant_type": "nf4", "blocksize": BLOCK, "dtype": NAMES[nf4.dtype], "shape": [*nf4.shape]}
+    # The tables are copies: a safetensors file refuses tensors that share memory.
+    tensors = {name: nf4.packed, f"{name}.absmax": nf4.absmax, f"{name}.quant_map": NF4.clone()}
+    if nf4.nested_absmax is not None and nf4.offset is not None:
+        tensors[f"{name}.nested_absmax"] = nf4.nested_absmax
+        tensors[f"{name}.nested_quant_map"] = DYNAMIC.clone()
+        state |= {"nested_blocksize": SCALE_BLOCK, "nested_dtype": "float32", "nested_offset": nf4.offset.item()}
+    tensors[f"{name}.{QUANT_STATE}"] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    return tensors
+
+
+def from_state_tensors(tensors: Mapping[str, Tensor], name: str) -> Nf4:
+    """The weight that lies in `tensors` under the keys of `state_tensors`, written by us or by bitsandbytes.
+
+    Raises:
+        UserError: one is missing or damaged, or the weight is quantised in another way.
+    """
+    state = _read_quant_state(tensors, name)
+    shape, dtype = torch.Size(state["shape"]), DTYPES[state["dtype"]]
+    blocks = _blocks(shape.numel())
+    packed = _stored(tensors, name, None).contiguous().view(-1).view(torch.uint8)  # it may be stored as wider numbers
+    if len(packed) != _bytes(shape.numel()):
+        raise _damaged(name, f"it has {len(packed)} bytes, not half as many as {tuple(shape)} has values")
+    packed = packed.view(-1, 1)
+    _check_table(tensors, f"{name}.quant_map", NF4)
+    if "nested_offset" not in state:
+        absmax = _stored(tensors, f"{name}.absmax", torch.float32, blocks)
+        return Nf4(packed, absmax, None, None, shape, dtype)
+    _check_table(tensors, f"{name}.nested_quant_map", DYNAMIC)
+    absmax = _stored(tensors, f"{name}.absmax", torch.uint8, blocks)
+    nested = _stored(tensors, f"{name}.nested_absmax", torch.float32, _scale_blocks(blocks))
+    offset = torch.tensor(float(state["nested_offset"]), device=packed.device)
+    return Nf4(packed, absmax, nested, offset, shape, dtype)
+
+
+def _read_quant_state(tensors: Mapping[str, Tensor], name: str) -> dict[str, Any]:
+    key = f"{name}.{QUANT_STATE}"
+    stored = _stored(tensors, key, torch.uint8)
+    try:
+        state = dict(json.loads(bytes(stored.tolist())))
+    except (ValueError, TypeError) as error:
+        raise _damaged(key, f"it is not an object of JSON ({error})") from error
+    known = {"quant_type": ("nf4",), "blocksize": (BLOCK,), "dtype": tuple(DTYPES)}
+    if "nested_offset" in state:
+        known |= {"nested_blocksize": (SCALE_BLOCK,), "nested_dtype": ("float32",)}
+    for field, accepted in known.items():
+        if state.get(field) not in accepted:
+            wanted = " or ".join(map(repr, accepted))
+            raise UserError(f"{key}: {field} is {state.get(field)!r}, and only {wanted} can be read; quantise anew")
+    shape, offset = state.get("shape"), state.get("nested_offset", 0.0)
+    if not isinstance(shape, list) or not shape or not all(type(size) is int and size > 0 for size in shape):
+        raise _damaged(key, f"its shape is {shape!r}")
+    if type(offset) not in (int, float) or not math.isfinite(offset):
+        raise _damaged(key, f"its nested_offset is {offset!r}")
+    return state
+
+
+def _stored(tensors: Mapping[str, Tensor], key: str, dtype: torch.dtype | None, size: int | None = None) -> Tensor:
+    """One tensor, flat if its `size` is given; any `dtype` with None."""
+    tensor = tensors.get(key)
+    if tensor is None:
+        raise UserError(f"{key} is missing, without which the weight is lost; write or fetch its file again")
+    if dtype is not None and tensor.dtype != dtype:
+        raise _damaged(key, f"it is stored as {tensor.dtype}, not {dtype}")
+    if size is not None and tensor.shape != (size,):
+        raise _damaged(key, f"its shape is {tuple(tensor.shape)}, not ({size},)")
+    if tensor.is_floating_point() and dtype is not None and not tensor.isfinite().all():
+        raise _damaged(key, "it holds NaN or infinity")
+    return tensor
+
+
+def _check_table(tensors: Mapping[str, Tensor], key: str, table: Tensor) -> None:
+    stored = _stored(tensors, key, torch.float32, len(table)).cpu()
+    if not torch.allclose(stored, table, rtol=1e-5, atol=0):
+        raise _damaged(key, "its values are not those of bitsandbytes")
+
+
+def _damaged(key: str, how: str) -> UserError:
+    return UserError(f"{key} is damaged, or no part of a weight in NF4: {how}; write or fetch its file again")
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """x @ W.T + bias, where W is in NF4 and learns nothing: each direction makes it anew, and neither keeps it or x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Nf4, bias: Tensor | None) -> Tensor:
+        dtype = compute_dtype(x)
+        ctx.weight, ctx.dtype = weight, x.dtype
+        return F.linear(x.to(dtype), dequantize(weight, dtype), None if bias is None else bias.to(dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (outer,) = gradients
+        by_x = (outer @ dequantize(ctx.weight, outer.dtype)).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        by_bias = outer.reshape(-1, outer.shape[-1]).sum(dim=0) if ctx.needs_input_grad[2] else None
+        return by_x, None, by_bias
+
+
+class Nf4Linear(nn.Module):
+    """`nn.Linear` with a frozen weight in NF4, multiplied in the dtype of the input or, where it is on, of autocast.
+
+    The weight lies in buffers that no state dict holds: what a fine-tune saves is what it learns, and whoever wants the
+    weight too writes `state_tensors(layer.nf4, name)`, which others can read. The bias is a frozen parameter.
+    """
+
+    packed: Tensor
+    absmax: Tensor
+    nested_absmax: Tensor | None
+    offset: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, double: bool = True) -> None:
+        """A layer without values, also on the meta device, that waits for `fill`."""
+        super().__init__()
+        self.in_features, self.out_features, self.dtype = in_features, out_features, torch.float32
+        blocks = _blocks(in_features * out_features)
+        packed = torch.empty(_bytes(in_features * out_features), 1, dtype=torch.uint8)
+        absmax = torch.empty(blocks, dtype=torch.uint8 if double else torch.float32)
+        self.register_buffer("packed", packed, persistent=False)
+        self.register_buffer("absmax", absmax, persistent=False)
+        self.register_buffer("nested_absmax", torch.empty(_scale_blocks(blocks)) if double else None, persistent=False)
+        self.register_buffer("offset", torch.empty(()) if double else None, persistent=False)
+        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, double: bool = True) -> Nf4Linear:
+        """The layer in the place of `linear`, on its device. Raises UserError when a weight is not finite."""
+        with torch.device("meta"):
+            layer = cls(linear.in_features, linear.out_features, linear.bias is not None, double)
+        layer.fill(quantize(linear.weight, double), linear.bias)
+        return layer
+
+    @property
+    def nf4(self) -> Nf4:
+        shape = torch.Size((self.out_features, self.in_features))
+        return Nf4(self.packed, self.absmax, self.nested_absmax, self.offset, shape, self.dtype)
+
+    def fill(self, weight: Nf4, bias: Tensor | None = None) -> None:
+        """Take over `weight`, (out_features, in_features), and `bias`, (out_features,).
+
+        They are moved to the layer's device; a layer on the meta device goes to theirs.
+
+        Raises:
+            UserError: the layer is of another shape, or the bias is there for one of the two only.
+        """
+        theirs = weight.shape, None if bias is None else bias.shape
+        mine = (self.out_features, self.in_features), None if self.bias is None else self.bias.shape
+        if theirs != mine:
+            raise UserError(f"a weight and a bias of shapes {theirs} do not fit a layer of {mine}; load its own")
+        device = weight.packed.device if self.packed.is_meta else self.packed.device
+        self.packed, self.absmax, self.nested_absmax, self.offset, _, self.dtype = weight.to(device)
+        if bias is not None:
+            self.bias = nn.Parameter(bias.detach().to(device, torch.float32), requires_grad=False)
+
+    def dequantized(self, dtype: torch.dtype) -> Tensor:
+        """The weight, (out_features, in_features)."""
+        return dequantize(self.nf4, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in_features) -> (..., out_features)
+        return _FrozenProduct.apply(x, self.nf4, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Nf4Linear:
+        """What `to`, `cuda` and `half` do; the scales stay fp32, because rounding them would change every weight."""
+        before = self.nf4
+        super()._apply(fn, recurse)
+        for name in ("absmax", "nested_absmax", "offset"):
+            old, new = getattr(before, name), getattr(self, name)
+            if old is not None and new.dtype != old.dtype:
+                setattr(self, name, old.to(new.device))
+        return self

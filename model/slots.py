@@ -1,0 +1,87 @@
+"""Places in the decoder where adapters change what a layer does (`model/adapters` fills them)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Adapter(nn.Module):
+    """A small trained change of one layer, or of several layers with the same input as if they were one."""
+
+    def before(self, x: Tensor) -> Tensor:
+        """What the layers are given instead of `x`."""
+        return x
+
+    def after(self, x: Tensor, outputs: list[Tensor], layers: Sequence[nn.Module]) -> list[Tensor]:
+        """What comes out instead of `outputs`, one a layer; `x` is the input before any adapter."""
+        return outputs
+
+
+class QuantizedWeight(nn.Module):
+    """A frozen matrix (out, in) in fewer bits (`model/nf4.py`)."""
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """`x` (..., in) times the transpose of what the bits stand for, plus `bias`."""
+        raise NotImplementedError
+
+    def dequantized(self, dtype: torch.dtype) -> Tensor:
+        """What the bits stand for, (out, in)."""
+        raise NotImplementedError
+
+
+class Slot(nn.ModuleDict):
+    """Adapters by name, of which the `active` ones are applied, in their order."""
+
+    active: tuple[str, ...] = ()
+
+    def run(self, x: Tensor, layers: Sequence[Linear | Embedding]) -> list[Tensor]:
+        """The outputs of `layers` for their common input `x`."""
+        adapters = [adapter for name in self.active if isinstance(adapter := self[name], Adapter)]
+        changed = x
+        for adapter in adapters:
+            changed = adapter.before(changed)
+        outputs = [layer.plain(changed) for layer in layers]
+        for adapter in adapters:
+            outputs = adapter.after(x, outputs, layers)
+        return outputs
+
+
+class Linear(nn.Linear):
+    """A linear layer with a slot, whose frozen weight may be kept in few bits (`quantized`, and then no `weight`)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        self.slot = Slot()
+        self.quantized: QuantizedWeight | None
+        self.register_module("quantized", None)
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in_features) -> (..., out_features)
+        return self.slot.run(x, (self,))[0] if self.slot.active else self.plain(x)
+
+    def plain(self, x: Tensor) -> Tensor:
+        """As without adapters."""
+        if self.quantized is not None:
+            return self.quantized.linear(x, self.bias)
+        return F.linear(x, self.weight, self.bias)
+
+    def dense_weight(self) -> Tensor:  # (out_features, in_features)
+        """The weight itself, or what its bits stand for, in fp32."""
+        return self.weight if self.quantized is None else self.quantized.dequantized(torch.float32)
+
+
+class Embedding(nn.Embedding):
+    """An embedding with a slot."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__(rows, width)
+        self.slot = Slot()
+
+    def forward(self, ids: Tensor) -> Tensor:  # (batch, time) -> (batch, time, width)
+        return self.slot.run(ids, (self,))[0] if self.slot.active else self.plain(ids)
+
+    def plain(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)

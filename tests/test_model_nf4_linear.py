@@ -1,0 +1,216 @@
+"""The layer that keeps its weight in NF4 against a plain one of the same weight, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from test_model_nf4 import DTYPES, SHAPES, assert_same, weights
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from common.errors import UserError
+from model import nf4 as module
+from model.activations import checkpointed
+from model.nf4 import Nf4, Nf4Linear, dequantize, quantize
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CPU_PIECE", 128)
+
+
+def layer_and_plain(bias: bool = True, double: bool = True) -> tuple[Nf4Linear, nn.Linear]:
+    """A layer of 192 by 80 and a plain one with the weight that it stands for."""
+    torch.manual_seed(0)
+    plain = nn.Linear(192, 80, bias=bias)
+    layer = Nf4Linear.from_linear(plain, double)
+    with torch.no_grad():
+        plain.weight.copy_(layer.dequantized(torch.float32))
+    return layer, plain.requires_grad_(False)
+
+
+@pytest.mark.parametrize("shape", [(192,), (7, 192), (2, 3, 192)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("double", [True, False])
+def test_the_layer_equals_a_plain_one(small_pieces: None, shape: tuple[int, ...], bias: bool, double: bool) -> None:
+    layer, plain = layer_and_plain(bias, double)
+    x = torch.randn(shape, requires_grad=True)
+    found, expected = layer(x), plain(x)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    outer = torch.randn_like(expected)
+    (by_x,), (wanted,) = torch.autograd.grad(found, x, outer), torch.autograd.grad(expected, x, outer)
+    torch.testing.assert_close(by_x, wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_under_autocast_it_does_what_a_plain_layer_does(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, plain = layer_and_plain(bias)
+    asked = []
+
+    def spy(weight: Nf4, dtype: torch.dtype) -> Tensor:
+        asked.append(dtype)
+        return dequantize(weight, dtype)
+
+    monkeypatch.setattr(module, "dequantize", spy)
+    x = torch.randn(5, 192, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, expected = layer(x), plain(x)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
+    outer = torch.randn_like(expected)
+    (by_x,), (wanted,) = torch.autograd.grad(found, x, outer), torch.autograd.grad(expected, x, outer)
+    assert by_x.dtype == torch.float32 and torch.equal(by_x, wanted)
+    assert asked == [torch.bfloat16] * 2, "the weight is never whole in fp32"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_without_autocast_it_follows_its_input(dtype: torch.dtype) -> None:
+    layer, plain = layer_and_plain()
+    x = torch.randn(5, 192, dtype=dtype)
+    torch.testing.assert_close(layer(x), plain.to(dtype)(x))
+
+
+def test_its_derivatives_are_exact() -> None:
+    torch.manual_seed(0)
+    layer = Nf4Linear.from_linear(nn.Linear(9, 5))
+    assert layer.bias is not None
+    layer.bias = nn.Parameter(layer.bias.double())  # which may be trained, as some adapters do
+    x = torch.randn(3, 9, dtype=torch.float64, requires_grad=True)
+
+    def function(x: Tensor, bias: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"bias": bias}, x)
+
+    assert torch.autograd.gradcheck(function, (x, layer.bias))
+    assert torch.autograd.gradgradcheck(function, (x, layer.bias))
+
+
+def test_a_trained_bias_gets_the_gradient_of_a_plain_one() -> None:
+    layer, plain = layer_and_plain()
+    assert layer.bias is not None
+    x = torch.randn(2, 3, 192)
+    for each in (layer, plain):
+        each.bias.requires_grad_()  # type: ignore[union-attr]
+        each(x).square().sum().backward()
+    torch.testing.assert_close(layer.bias.grad, plain.bias.grad)
+
+
+def test_nothing_of_weight_and_input_is_kept_for_the_backward_pass() -> None:
+    layer, plain = layer_and_plain()
+    x = torch.randn(4, 192, requires_grad=True)
+
+    def kept(function: Callable[[Tensor], Tensor]) -> int:
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            function(x)
+        return sum(sizes)
+
+    assert kept(plain) >= plain.weight.nbytes, "the hooks see what a plain layer keeps"
+    assert kept(layer) == 0
+    # Nor does the graph hold it otherwise: all that hangs on it is the layer's own.
+    node: Any = layer(x).grad_fn
+    held = [value for value in vars(node).values() if isinstance(value, Tensor)]
+    assert not held and all(mine is theirs for mine, theirs in zip(node.weight[:4], layer.nf4[:4], strict=True))
+
+
+@pytest.mark.parametrize("checkpointing", ["selective", "full"])
+def test_it_may_be_computed_again(checkpointing: Any) -> None:
+    first, _ = layer_and_plain()
+    second = Nf4Linear.from_linear(nn.Linear(80, 192))
+    x = torch.randn(2, 3, 192, requires_grad=True)
+
+    def function(x: Tensor) -> Tensor:
+        return second(first(x).relu())
+
+    wanted = torch.autograd.grad(function(x).square().sum(), x)
+    found = torch.autograd.grad(checkpointed(function, checkpointing, x).square().sum(), x)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_it_compiles_whole_and_in_one_piece(small_pieces: None) -> None:
+    layer, _ = layer_and_plain()
+    x = torch.randn(4, 192, requires_grad=True)
+    expected, sizes = layer(x), []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        parts = [part for part in graph.modules() if isinstance(part, torch.fx.GraphModule)]
+        sizes.append(sum(len(part.graph.nodes) for part in parts))
+        return graph
+
+    torch._dynamo.reset()
+    found = torch.compile(layer, backend=backend, fullgraph=True)(x)
+    torch._dynamo.reset()
+    torch.testing.assert_close(found, expected)
+    outer = torch.randn_like(expected)
+    torch.testing.assert_close(torch.autograd.grad(found, x, outer), torch.autograd.grad(expected, x, outer))
+    assert len(sizes) == 1 and sizes[0] < 192 * 80 // 128, "there are fewer operations than pieces"
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_made_on_the_meta_device_is_filled_later(emptied: bool, bias: bool) -> None:
+    whole, plain = layer_and_plain(bias)
+    with torch.device("meta"):
+        layer = Nf4Linear(192, 80, bias)
+    assert layer.nf4.nbytes == whole.nf4.nbytes and layer.packed.is_meta
+    if emptied:
+        layer.to_empty(device="cpu")
+    layer.fill(whole.nf4, None if plain.bias is None else plain.bias.half())
+    assert_same(layer.nf4, whole.nf4)
+    assert layer.bias is None or (layer.bias.dtype == torch.float32 and not layer.bias.requires_grad)
+    assert not [name for name, tensor in [*layer.named_buffers(), *layer.named_parameters()] if tensor.is_meta]
+    torch.testing.assert_close(layer(torch.ones(192)), plain(torch.ones(192)), atol=1e-3, rtol=1e-3)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    layer, _ = layer_and_plain()
+    for weight, bias in ((weights(192, 80), weights(80)), (weights(80, 192), weights(81)), (weights(80, 192), None)):
+        with pytest.raises(UserError, match="do not fit a layer of"):
+            layer.fill(quantize(weight), bias)
+    with pytest.raises(UserError, match="do not fit a layer of"):
+        layer_and_plain(bias=False)[0].fill(quantize(weights(80, 192)), weights(80))
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_casting_a_model_leaves_the_weight_as_it_was(double: bool) -> None:
+    layer, _ = layer_and_plain(double=double)
+    before, model = layer.nf4, nn.Sequential(layer, nn.Linear(80, 2))
+    model.to(torch.bfloat16)
+    assert model[1].weight.dtype == torch.bfloat16
+    assert_same(layer.nf4, before)
+    assert layer.to("meta").packed.is_meta and layer.nf4.nbytes == before.nbytes
+
+
+def test_the_weight_is_frozen_and_in_no_state_dict() -> None:
+    layer, _ = layer_and_plain()
+    assert [name for name, parameter in layer.named_parameters() if parameter.requires_grad] == []
+    assert list(layer.state_dict()) == ["bias"] and not Nf4Linear(8, 8, bias=False).state_dict()
+    assert repr(layer) == "Nf4Linear(in_features=192, out_features=80, bias=True)"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_on_a_gpu_all_is_as_on_the_cpu(dtype: torch.dtype) -> None:
+    device = torch.device("cuda", 0)
+    for shape in SHAPES:
+        weight = weights(*shape, dtype=dtype)
+        here, there = quantize(weight), quantize(weight.to(device))
+        assert torch.equal(there.packed.cpu(), here.packed)
+        expected = dequantize(here, dtype)
+        assert torch.equal(dequantize(here.to(device), dtype).cpu(), expected)
+        assert torch.equal(module._dequantize_by_pieces(here.to(device), dtype).cpu(), expected)
+    layer, plain = layer_and_plain()
+    x = torch.randn(3, 192, requires_grad=True)
+    moved = x.detach().to(device).requires_grad_()
+    found, expected = layer.to(device)(moved), plain(x)
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)
+    found.sum().backward()
+    expected.sum().backward()
+    assert moved.grad is not None
+    torch.testing.assert_close(moved.grad.cpu(), x.grad, atol=1e-4, rtol=1e-4)
