@@ -51,25 +51,34 @@ class QuestionsCommand:
     """Directory of the files; data/<name of the config file> when it is not given."""
 
 
+def parse(argv: Sequence[str]) -> Command | QuestionsCommand:
+    """The command that `CONFIG [--field value ...]` asks for: the config file decides which of the two it is.
+
+    Raises:
+        UserError: the config file or a setting of it is not usable.
+    """
+    if _defines_questions(argv):
+        return parse_command(QuestionsCommand, QuestionsConfig, argv, PROGRAM)
+    return parse_command(Command, DataConfig, argv, PROGRAM)
+
+
 def main(argv: Sequence[str]) -> None:
     """Parse `CONFIG [--field value ...]` and curate, or make questions.
 
     Raises:
         UserError: anything that the user can mend.
     """
-    if _defines_questions(argv):
-        questions = parse_command(QuestionsCommand, QuestionsConfig, argv, PROGRAM)
-        out = _directory(questions.out, argv)
+    command = parse(argv)
+    out = Path(command.out or Path("data") / Path(argv[0]).stem)
+    if isinstance(command, QuestionsCommand):
         try:
-            make(questions.config, out, f"{PROGRAM} {shlex.join(argv)}")
+            make(command.config, out, f"{PROGRAM} {shlex.join(argv)}")
         except OSError as error:
             raise UserError(
                 f"cannot write to {out}: {error}; make room, say, and run the same command again"
             ) from error
         return
-    command = parse_command(Command, DataConfig, argv, PROGRAM)
     workers = worker_count(command.workers)
-    out = _directory(command.out, argv)
     try:
         curate(command.config, out, workers, command.executor)
     except OSError as error:
@@ -77,10 +86,6 @@ def main(argv: Sequence[str]) -> None:
             f"cannot go on with {out}: {error}; what is finished is kept: mend it (make room, say), then run the same "
             "command again"
         ) from error
-
-
-def _directory(out: str | None, argv: Sequence[str]) -> Path:
-    return Path(out or Path("data") / Path(argv[0]).stem)
 
 
 def _defines_questions(argv: Sequence[str]) -> bool:

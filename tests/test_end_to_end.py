@@ -24,7 +24,6 @@ import train
 import training.dashboard
 from common.cli import parse_command, run_command
 from common.runs import Run
-from data_pipeline.config import DataConfig
 from training.config import RunConfig
 
 
@@ -101,7 +100,7 @@ def test_readme_commands_can_be_typed() -> None:
                 tyro.cli(sample.SampleCommand, args=words[2:])
                 seen.add("sample")
             elif words[:3] == ["python", "-m", "data_pipeline"]:
-                parse_command(data_pipeline.__main__.Command, DataConfig, words[3:], "data_pipeline")
+                data_pipeline.__main__.parse(words[3:])
                 seen.add("data_pipeline")
             elif words[:3] == ["python", "-m", "evaluation"]:
                 tyro.cli(evaluation.__main__.EvaluationCommand, args=words[3:])
