@@ -8,22 +8,19 @@ from typing import Literal
 
 from common.errors import UserError
 
-Method = Literal["none", "lora", "ia3", "prefix", "prompt", "bottleneck"]
 RESERVED = {"lora", "active"}  # PEFT strips the first from its keys, the second is an attribute of a slot
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """Parameter-efficient fine-tuning; with "none" all weights are trained."""
+    """LoRA (Hu et al. 2021, arXiv 2106.09685): low-rank updates of chosen layers."""
 
-    method: Method = "none"
-    """LoRA (arXiv 2106.09685), IA3 (2205.05638), prefix (2101.00190), prompt (2104.08691), bottleneck (1902.00751)."""
     rank: int = 16
-    """LoRA: rank of the update."""
+    """Rank of the update."""
     alpha: float = 32.0
-    """LoRA: the update is scaled by alpha / rank."""
+    """The update is scaled by alpha / rank."""
     dropout: float = 0.0
-    """LoRA: dropout on the input of the update."""
+    """Dropout on the input of the update."""
     targets: tuple[str, ...] = ("all-linear",)
     """Layers, by the end of their Hugging Face name such as "c_attn" or "mlp.c_proj"; "all-linear" for all of them."""
     target_pattern: str | None = None
@@ -33,15 +30,15 @@ class AdapterConfig:
     blocks: tuple[int, ...] = ()
     """Numbers of the only blocks that are adapted; all when empty."""
     rank_pattern: dict[str, int] = field(default_factory=dict)
-    """LoRA: other ranks for layers whose name ends with a match of the key."""
+    """Other ranks for layers whose name ends with a match of the key."""
     alpha_pattern: dict[str, float] = field(default_factory=dict)
-    """LoRA: other alphas likewise."""
+    """Other alphas likewise."""
     rslora: bool = False
-    """LoRA: scale by alpha / sqrt(rank) instead (arXiv 2312.03732)."""
+    """Scale by alpha / sqrt(rank) instead (arXiv 2312.03732)."""
     dora: bool = False
-    """LoRA: train magnitudes apart from directions (arXiv 2402.09353)."""
-    init: Literal["kaiming", "gaussian", "random", "pissa"] = "kaiming"
-    """LoRA: how the update begins; "pissa" with the weight's largest singular vectors (arXiv 2404.02948)."""
+    """Train magnitudes apart from directions (arXiv 2402.09353)."""
+    init: Literal["kaiming", "gaussian", "random"] = "kaiming"
+    """How A begins; B is zero, so that the update is nothing at first, but with "random"."""
 
     def check(self) -> None:
         """Raises UserError for a value out of range, or values that do not go together."""
@@ -57,8 +54,6 @@ class AdapterConfig:
                     raise UserError(f"adapter.{field_name}: {key!r} must be positive, not {value}")
         if self.target_pattern is not None:
             check_pattern("adapter.target_pattern", self.target_pattern)
-        if self.dora and self.init == "pissa":
-            raise UserError("adapter.dora and adapter.init pissa do not go together; choose one")
 
     def of_site(self, name: str) -> tuple[int, float, float]:
         """Rank, alpha and scale of the update of the layer called `name`."""

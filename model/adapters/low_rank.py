@@ -47,10 +47,8 @@ class LowRank(Adapter):
         factors = (self.lora_magnitude_vector / self.row_norms(layers)).split(self.sizes)
         changed = []
         for factor, output, update, layer in zip(factors, outputs, updates, _linears(layers), strict=True):
-            if self.training and self.dropout.p > 0:  # what PEFT does: only what is changed sees the dropout
-                product = layer.plain(dropped)
-            else:
-                product = output
+            # As in PEFT only what is added sees the dropout.
+            product = layer.plain(dropped) if self.training and self.dropout.p > 0 else output
             without = product if layer.bias is None else product - layer.bias
             changed.append(output + ((factor - 1) * without + factor * update).type_as(output))
         return changed

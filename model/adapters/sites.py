@@ -57,7 +57,7 @@ def find_sites(model: Decoder) -> list[Site]:
 
 
 def choose_sites(model: Decoder, config: AdapterConfig) -> list[Site]:
-    """The sites that `config` adapts, matched as PEFT matches them. Raises UserError when one of its names finds none."""
+    """The sites that `config` adapts, matched as PEFT matches them. Raises UserError when a name matches none."""
     sites = find_sites(model)
     if config.target_pattern is not None:
         chosen = [site for site in sites if re.fullmatch(config.target_pattern, site.name)]
