@@ -22,7 +22,6 @@ from torch import Tensor
 from common.errors import UserError
 from model.config import ModelConfig
 from model.device import Precision, PrecisionName, choose_precision
-from training.batches import to_device
 
 CPU, BF16 = torch.device("cpu"), Precision("bf16", "as its own train.py has it")
 BETAS, WEIGHT_DECAY, GRAD_CLIP = (0.9, 0.95), 0.1, 1.0  # the defaults of its train.py
@@ -96,7 +95,7 @@ class Peer:
         total = 0.0
         for inputs, targets in micro_batches:
             with self.precision.autocast(self.device):
-                loss = self.network(*to_device((inputs, targets), self.device))[1] / accumulation
+                loss = self.network(inputs.to(self.device), targets.to(self.device))[1] / accumulation
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRAD_CLIP)
@@ -116,7 +115,7 @@ class Peer:
     @torch.no_grad()
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Nats of every target, (batch, time) fp32 on the CPU."""
-        inputs, targets = to_device((inputs, targets), self.device)
+        inputs, targets = inputs.to(self.device), targets.to(self.device)
         with self.precision.autocast(self.device):
             logits = self.model(inputs, targets)[0]
         losses = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")

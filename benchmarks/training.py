@@ -25,6 +25,7 @@ from common.errors import UserError
 from common.threads import unbound
 from model.device import choose_device
 from training.config import RunConfig
+from training.config_checks import check
 
 Aspect = Literal["precision", "allocator", "checkpointing", "compile", "processes"]
 
@@ -107,7 +108,7 @@ def variants_of(command: BenchmarkCommand) -> dict[str, Variant]:
     for fields in command.against:
         flags = shlex.split(" ".join(f"--{item.strip()}" for item in fields.split(",")))
         changed = override(config, flags, "--against")
-        changed.check()
+        check(changed)
         precision_without_scaler(choose_device(changed.device), changed.precision)  # for its error
         variants[fields] = Variant(changed)
     if command.peer:
@@ -122,7 +123,7 @@ def main(argv: Sequence[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         arguments.insert(0, "configs/quickstart.py")
     command = parse_command(BenchmarkCommand, RunConfig, arguments, "python -m benchmarks.training")
-    command.config.check()
+    check(command.config)
     with ExitStack() as stack:
         workers: dict[str, Callable[[], Measurement]] = {}
         for name, variant in variants_of(command).items():

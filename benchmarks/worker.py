@@ -96,7 +96,7 @@ class Ours:
         if config.compile == "on":
             compile_blocks(self.model)
         self.network = distribute(self.model, config.distribution.strategy, self.world, self.device, self.precision)
-        self.optimizers = make_optimizers(self.model, config.optimizer, self.device, self.precision)
+        self.optimizers = make_optimizers(self.model, config, self.device, self.precision)
         follow_schedule(config, self.optimizers, 0.3)
         self.windows = 0
         self.activations = 0.0
@@ -105,13 +105,13 @@ class Ours:
         clock, split = Clock(self.device), self.split
         for number in range(split.accumulation):
             first = self.windows + (number * self.world.size + self.world.rank) * split.micro_batch
-            inputs, targets = self.batches.micro_batch(first, split.micro_batch, split.sequence)
+            batch = self.batches.micro_batch(range(first, first + split.micro_batch), split.sequence).to(self.device)
             clock.lap("load")
             before = held(self.device) if not self.activations else 0.0
             last = number == split.accumulation - 1
             with nullcontext() if last else without_exchange(self.network):
                 with self.precision.autocast(self.device):
-                    loss = self.network(inputs.to(self.device), targets.to(self.device)) / split.tokens_per_step
+                    loss = self.network(batch.inputs, batch.targets) / split.tokens_per_step
                 clock.lap("forward")
                 self.activations = self.activations or held(self.device) - before
                 loss.backward()

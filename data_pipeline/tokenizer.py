@@ -7,6 +7,7 @@ and end a text, and hold a chat template; `tokenizer_import.py` writes it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -18,7 +19,6 @@ import numpy as np
 import sentencepiece
 
 from common.errors import UserError
-from common.files import sha256_of
 from data_pipeline.chat import CHAT_TEMPLATE, Message, Shield, render_chat
 from data_pipeline.config import SPECIAL_TOKENS
 from data_pipeline.huggingface_tokenizer import HuggingFaceModel
@@ -125,13 +125,18 @@ class Tokenizer:
 
     file_name = "tokenizer.model"
 
-    def __init__(self, path: str | Path) -> None:
-        """Raises UserError when `path` is not a whole tokenizer, or needs a package that is not there."""
+    def __init__(self, path: str | Path, content: bytes | None = None) -> None:
+        """`content` is that of the file where it has not been written yet.
+
+        Raises:
+            UserError: it is not a whole tokenizer, or needs a package that is not there.
+        """
         self.path = Path(path)
-        if not self.path.is_file():
+        if content is None and not self.path.is_file():
             raise UserError(f"tokenizer {self.path} does not exist")
         try:
-            header, content = split_header(self.path.read_bytes())
+            self.content = self.path.read_bytes() if content is None else content
+            header, content = split_header(self.content)
             self._kind: str = header["format"]
             self.model: _Model = KINDS[self._kind](header, content)
             self._eos_ids = self._named("ends", header.get("eos_tokens") or [self.model.eos_token])
@@ -185,7 +190,7 @@ class Tokenizer:
 
     @cached_property
     def sha256(self) -> str:
-        return sha256_of(self.path)
+        return hashlib.sha256(self.content).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without special ids. Lone surrogates, which UTF-8 cannot hold, become "?"."""

@@ -59,7 +59,7 @@ class Speed:
 def generate(
     model: Decoder,
     tokenizer: Tokenizer,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[str | Sequence[int]],
     options: SamplingOptions | None = None,
     num_samples: int = 1,
     on_text: OnText | None = None,
@@ -73,6 +73,7 @@ def generate(
     not touched, and an autocast around the call is respected.
 
     Args:
+        prompts: texts, or token ids without the one that begins a text.
         on_text: called with the index of the completion and every piece of its text as soon as that is final: never
             with half a character or a part of a stop string. The pieces of a sample join to its `Completion.text`.
         speed: where to add up what the generation cost.
@@ -81,10 +82,10 @@ def generate(
         UserError: `num_samples` below 1, or a model whose context holds no more than one token.
     """
     options = options or SamplingOptions()
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    prompts = [prompts] if isinstance(prompts, str) else prompts
     if num_samples < 1:
         raise UserError(f"--num-samples {num_samples} is out of range: it must be at least 1")
-    if model.config.context_length < 2:
+    if model.room < 2:
         raise UserError("a model with a context of one token cannot continue text; train with model.context_length > 1")
     completions: list[Completion] = []
     with _borrowed(model):
@@ -123,7 +124,7 @@ class _Batch:
         self,
         model: Decoder,
         tokenizer: Tokenizer,
-        prompt: str,
+        prompt: str | Sequence[int],
         options: SamplingOptions,
         count: int,
         on_text: OnText | None,
@@ -133,17 +134,18 @@ class _Batch:
         self.bos_id, self.eos_ids = tokenizer.bos_id, tokenizer.eos_ids
         self.unused_ids = tokenizer.unused_ids(model.config.vocab_size)
         self.on_text, self.first = on_text, first
-        self.context = model.config.context_length
+        self.context = model.room
         self.generators = sample_generators(options.seed, count)
         weight = model.embedding.weight
         self.device = weight.device
-        prompt_ids = tokenizer.encode(prompt)
+        prompt_ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         self.samples = [_Sample(TextStream(tokenizer, options.stop, prompt_ids)) for _ in range(count)]
         # The repetition penalty counts the whole prompt, but not the id that stands before it.
         self.seen = torch.zeros(count, model.config.vocab_size, dtype=torch.bool)
         self.seen[:, prompt_ids] = True
         self.history = torch.tensor([self._fit(prompt_ids)] * count, dtype=torch.int64)
-        capacity = min(self.context, self.history.shape[1] + options.max_new_tokens)
+        virtual = model.config.context_length - model.room  # positions before the text, which the cache holds too
+        capacity = virtual + min(self.context, self.history.shape[1] + options.max_new_tokens)
         self.cache = KVCache(model.config, count, capacity, weight.device, _compute_dtype(weight))
 
     def run(self, speed: Speed) -> list[Completion]:
@@ -177,7 +179,7 @@ class _Batch:
         """What to feed next: the chosen ids, or once the context is full its newest half."""
         self.seen.scatter_(1, chosen, True)
         self.history = torch.cat((self.history, chosen), dim=1)
-        if self.cache.length < self.context:
+        if self.cache.length < self.model.config.context_length:
             return chosen
         newest = self.history[:, -(self.context // 2) :]
         self.history = torch.cat((torch.full_like(chosen, self.bos_id), newest), dim=1)

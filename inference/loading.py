@@ -13,6 +13,7 @@ from common.files import read_json
 from common.runs import Checkpoint, Run, choose_checkpoint
 from data_pipeline.tokenizer import Tokenizer
 from model import Decoder, ModelConfig
+from model.convert.opening import adapter_of, load_adapted
 from model.device import DeviceName, choose_device
 from model.weights import load_decoder
 
@@ -42,14 +43,17 @@ def load_checkpoint(run: Run, checkpoint: Checkpoint, device: DeviceName = "auto
     """Load a checkpoint; only safetensors are read, nothing is unpickled.
 
     Raises:
-        UserError: a damaged config, a tokenizer that the checkpoint was not trained with, or weights that do not fit
-            the config.
+        UserError: a damaged config, a tokenizer that the checkpoint was not trained with, weights that do not fit the
+            config, or an adapter whose base is gone.
     """
     config = read_config(run)
     tokenizer = Tokenizer(run.tokenizer)
     model_config = from_dict(ModelConfig, config["model"], where=f"{run.config}: model")
     _check_tokenizer(run, checkpoint, tokenizer, model_config)
     target = choose_device(device)
+    if adapter_of(config, run) is not None:
+        model = load_adapted(run, checkpoint, config, target)
+        return LoadedRun(model.eval(), tokenizer, checkpoint, run, config, target)
     try:
         model = load_decoder(model_config, checkpoint.weights, target)
     except UserError as error:

@@ -116,6 +116,20 @@ class TensorFiles:
         return files
 
 
+class TensorsInMemory(TensorFiles):
+    """Named tensors that were worked out, and lie in no file."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(dict.fromkeys(tensors, Path()))
+        self._tensors = tensors
+
+    def layout(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
+        return tuple(self._tensors[name].shape), self._tensors[name].dtype
+
+    def read(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:

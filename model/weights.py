@@ -20,12 +20,18 @@ def load_decoder(config: ModelConfig, path: Path, device: torch.device) -> Decod
     Raises:
         UserError: the file is damaged, or its tensors are not those of `config`.
     """
-    with torch.device("meta"):  # no weights are drawn that would be overwritten
+    model = empty_decoder(config, device)
+    files = TensorFiles.of_file(path)
+    fill(model, ((name, files.read(name)) for name in files.files), str(path))
+    return model
+
+
+def empty_decoder(config: ModelConfig, device: torch.device) -> Decoder:
+    """A decoder whose weights are still to be filled in."""
+    with torch.device("meta"):  # none are drawn that would be overwritten
         model = Decoder(config)
     model.to_empty(device=device)
     model.make_tables()
-    files = TensorFiles.of_file(path)
-    fill(model, ((name, files.read(name)) for name in files.files), str(path))
     return model
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from model.layers import Block
 from training.batches import Batches
 from training.checkpoints import take_snapshot
 from training.config import RunConfig
+from training.data import MicroBatch
 from training.diagnosis import TrainingDiverged
 from training.distribution import clip_gradients, local_part, process_group, whole, world_from_environment
 from training.job import Job
@@ -301,17 +303,17 @@ def uneven_gradients(argv: list[str]) -> None:
     """Gradients of one step in which every window has another number of targets."""
     micro_batch = Batches.micro_batch
 
-    def uneven(self: Batches, first: int, count: int, sequence: int) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs, targets = micro_batch(self, first, count, sequence)
-        targets = targets.clone()
-        for row in range(count):
-            targets[row, 1 + (first + row) ** 2 % 29 :] = IGNORE
-        return inputs, targets
+    def uneven(self: Batches, windows: range, sequence: int) -> MicroBatch:
+        batch = micro_batch(self, windows, sequence)
+        targets = batch.targets.clone()
+        for row, window in enumerate(windows):
+            targets[row, 1 + window**2 % 29 :] = IGNORE
+        return replace(batch, targets=targets)
 
     Batches.micro_batch = uneven  # type: ignore[method-assign]
     said = {}
     for strategy, job in jobs_of(argv):
-        losses, tokens = accumulate_gradients(job, job.split)
+        losses, tokens, _ = accumulate_gradients(job, job.split)
         gradients = {name: whole(value.grad) for name, value in job.model.named_parameters() if value.grad is not None}
         said[strategy] = [*job.world.sum([losses.sum().item()], job.device), tokens]
         if RANK == 0:
@@ -324,11 +326,11 @@ def validate_spread(argv: list[str]) -> None:
     """Score the validation split with the newest checkpoint, one window at a time."""
     said: dict[str, Any] = {}
     for strategy, job in jobs_of(argv):
-        result = validate(job.model, job.dataset, job.world, job.device, job.precision, batch=1)
+        result = validate(job.model, job.data.validation, job.world, job.device, job.precision, batch=1)
         assert result is not None
         said[strategy] = result.loss
         said["patience"] = dist.group.WORLD._get_backend(CPU).options._timeout.total_seconds()
-        said["windows"] = len(job.dataset.split("val").scoring_windows(job.config.model.context_length, 0))
+        said["windows"] = len(job.data.validation.rows)
     leave(**said)
 
 

@@ -28,8 +28,16 @@ ALLOWED = {
         "data_pipeline.tokenizer",
         "data_pipeline.tokenizer_import",
         "data_pipeline.shards",
+        "data_pipeline.examples",
     },
-    "evaluation": {"common", "model", "inference", "data_pipeline.tokenizer", "data_pipeline.shards"},
+    "evaluation": {
+        "common",
+        "model",
+        "inference",
+        "data_pipeline.tokenizer",
+        "data_pipeline.shards",
+        "data_pipeline.examples",
+    },
 }
 
 

@@ -21,8 +21,8 @@ from common.files import read_json, write_json
 from common.runs import Run
 from inference import load_run
 from model.convert.__main__ import main
+from model.convert.opening import open_source
 from model.convert.registry import read_theirs
-from model.convert.source import open_source
 
 Tensors = dict[str, torch.Tensor]
 

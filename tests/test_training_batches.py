@@ -45,10 +45,13 @@ def test_processes_share_the_windows_of_every_step(world_size: int, micro_batch:
 
 def test_any_place_in_two_epochs_is_found_again(tmp_path: Path) -> None:
     straight = make_batches(tmp_path, 81)
-    rows = [straight.micro_batch(number, 1, 4)[0] for number in range(2 * straight.windows_per_epoch + 3)]
+    rows = [
+        straight.micro_batch(range(number, number + 1), 4).inputs
+        for number in range(2 * straight.windows_per_epoch + 3)
+    ]
     for start in range(2 * straight.windows_per_epoch):
         resumed = make_batches(tmp_path, 81)
-        assert torch.equal(resumed.micro_batch(start, 3, 4)[0], torch.cat(rows[start : start + 3]))
+        assert torch.equal(resumed.micro_batch(range(start, start + 3), 4).inputs, torch.cat(rows[start : start + 3]))
 
 
 def test_other_seeds_give_other_orders(tmp_path: Path) -> None:

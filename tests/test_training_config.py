@@ -16,6 +16,7 @@ from common.files import read_json, sha256_of, write_json
 from common.runs import Run
 from train import TrainCommand
 from training.config import OpeningConfig, OptimizerConfig, RunConfig
+from training.config_checks import check
 from training.schedules import check_budget
 
 CONFIGS = sorted((PROJECT / "configs").glob("*.py"))
@@ -24,7 +25,7 @@ CONFIGS = sorted((PROJECT / "configs").glob("*.py"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_sound_and_survives_json(path: Path) -> None:
     config = load_config(path, RunConfig)
-    config.check()
+    check(config)
     assert config.name == path.stem
     check_budget(config.budget)
     assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config))), "test") == config
@@ -67,12 +68,12 @@ def test_what_may_change_is_changed_and_said(project: Path) -> None:
 )
 def test_settings_that_mean_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        RunConfig(**changes).check()
+        check(RunConfig(**changes))
 
 
 def test_settings_that_do_something_are_taken() -> None:
     for opening in (OpeningConfig(0.5, 8192), OpeningConfig(0.5, None, 256), OpeningConfig()):
-        RunConfig(opening=opening, optimizer=OptimizerConfig(cautious_decay=True, momentum_warmup=0.1)).check()
+        check(RunConfig(opening=opening, optimizer=OptimizerConfig(cautious_decay=True, momentum_warmup=0.1)))
 
 
 def test_a_run_of_an_older_version_goes_on(project: Path) -> None:

@@ -92,13 +92,13 @@ def test_the_file_names_the_windows_and_documents(project: Path, monkeypatch: py
     assert len(process["micro_batches"]) == len(inputs) == 4
     for number, row in enumerate(process["micro_batches"]):
         assert row["windows"] == [32 + 4 * number, 36 + 4 * number]
-        assert [stream[at : at + 32].tolist() for at in row["token_positions"]] == inputs[number].tolist()
+        assert [stream[at : at + 32].tolist() for at in row["positions"]] == inputs[number].tolist()
         if number != 1:
             assert 0 < row["loss"] < 2 * math.log(320), "a mean in nats per token"
             assert "documents" not in row
     bad = process["micro_batches"][1]
     assert bad["loss"] == "nan"
-    expected = set().union(*(overlapping(dataset, at, at + 33) for at in bad["token_positions"]))
+    expected = set().union(*(overlapping(dataset, at, at + 33) for at in bad["positions"]))
     assert {document["document"] for document in bad["documents"]} == expected
     assert all(document["id"] == f"text {document['document']}" for document in bad["documents"])
 

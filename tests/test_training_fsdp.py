@@ -265,7 +265,7 @@ def test_the_plan_says_what_a_share_takes() -> None:
 
     def saved(processes: int) -> int:
         split = split_batch(config, processes)
-        whole, share = (estimate_memory(c, parameters, split, precision) for c in (config, sharded))
+        whole, share = (estimate_memory(c, parameters, parameters, split, precision) for c in (config, sharded))
         return whole - share
 
     assert saved(1) == 0

@@ -101,11 +101,11 @@ def test_resident_memory_stays_flat_however_much_is_read(tmp_path: Path) -> None
     os.truncate(path, 2 * tokens)
     batches = Batches(TokenStream([Shard(path, tokens)], np.dtype("<u2")), context_length=1024, seed=0)
     for number in range(100):
-        batches.micro_batch(4 * number, 4, 1024)
+        batches.micro_batch(range(4 * number, 4 * number + 4), 1024)
     before = resident_bytes()
     seen = set()
     for number in range(100, 5100):
-        inputs, _ = batches.micro_batch(4 * number, 4, 1024)
+        inputs = batches.micro_batch(range(4 * number, 4 * number + 4), 1024).inputs
         seen.add(batches.position(4 * number))
     assert inputs.shape == (4, 1024) and len(seen) == 5000 and max(seen) - min(seen) > 0.9 * tokens
     assert resident_bytes() - before < 16 * 2**20

@@ -37,6 +37,7 @@ from training.config import (
     TrackingConfig,
     ValidationConfig,
 )
+from training.config_checks import check as check_run
 from training.console import ProgressDisplay
 from training.distribution import World, process_group
 from training.hardware import peak_flops, peak_of
@@ -64,9 +65,10 @@ def test_cosine_schedule_in_closed_form() -> None:
 
 def test_the_nearest_end_of_several_budgets_counts() -> None:
     budget = BudgetConfig(tokens=1000, steps=10, minutes=1)
-    assert fraction_used(budget, Progress(step=5, tokens=100, seconds=6)) == 0.5
-    assert fraction_used(budget, Progress(step=1, tokens=900, seconds=6)) == 0.9
-    assert fraction_used(budget, Progress(step=1, tokens=100, seconds=60)) == 1.0
+    assert fraction_used(budget, Progress(step=5, tokens=100, seconds=6), 7) == 0.5
+    assert fraction_used(budget, Progress(step=1, tokens=900, seconds=6), 7) == 0.9
+    assert fraction_used(budget, Progress(step=1, tokens=100, seconds=60), 7) == 1.0
+    assert fraction_used(BudgetConfig(epochs=2), Progress(step=1, windows=7), 14) == 0.25
 
 
 def make_stream(directory: Path, sizes: list[int]) -> TokenStream:
@@ -107,17 +109,18 @@ def test_each_epoch_visits_every_window_once(tmp_path: Path) -> None:
 
 
 def test_targets_are_the_next_tokens(tmp_path: Path) -> None:
-    inputs, targets = Batches(make_stream(tmp_path, [100]), context_length=4, seed=0).micro_batch(0, 3, 4)
+    batch = Batches(make_stream(tmp_path, [100]), context_length=4, seed=0).micro_batch(range(3), 4)
+    inputs, targets = batch.inputs, batch.targets
     assert torch.equal(inputs + 1, targets) and inputs.shape == (3, 4)
 
 
 def test_data_order_ignores_global_random_state(tmp_path: Path) -> None:
     stream = make_stream(tmp_path, [200])
-    first = Batches(stream, 4, 0).micro_batch(0, 5, 4)[0]
+    first = Batches(stream, 4, 0).micro_batch(range(5), 4).inputs
     np.random.seed(1)
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    assert torch.equal(Batches(stream, 4, 0).micro_batch(0, 5, 4)[0], first)
+    assert torch.equal(Batches(stream, 4, 0).micro_batch(range(5), 4).inputs, first)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -149,7 +152,7 @@ CPU, FP32 = torch.device("cpu"), Precision("fp32", "exact")
 )
 def test_every_parameter_is_in_exactly_one_group(config: ModelConfig, matrices: Literal["muon", "adamw"]) -> None:
     model = Decoder(replace(config, layers=2, width=64, heads=2, kv_heads=None, vocab_size=50))
-    optimizers = make_optimizers(model, OptimizerConfig(matrices=matrices), CPU, FP32)
+    optimizers = make_optimizers(model, RunConfig(optimizer=OptimizerConfig(matrices=matrices)), CPU, FP32)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     counted = Counter(id(p) for group in groups for p in group["params"])
     assert set(counted.values()) == {1}
@@ -165,7 +168,7 @@ def test_every_parameter_is_in_exactly_one_group(config: ModelConfig, matrices: 
 def test_groups_keep_their_ratio_of_rates() -> None:
     model = Decoder(ModelConfig(vocab_size=50, layers=1, width=16, heads=1, tied=False))
     config = OptimizerConfig(lr=1.0, embedding_lr=3.0, head_lr=4.0, scalar_lr=5.0)
-    optimizers = make_optimizers(model, config, CPU, FP32)
+    optimizers = make_optimizers(model, RunConfig(optimizer=config), CPU, FP32)
     run = RunConfig(optimizer=config, schedule=ScheduleConfig(warmup=0.2))
     assert follow_schedule(run, optimizers, 0.1) == 0.5
     assert [group["lr"] for optimizer in optimizers for group in optimizer.param_groups] == [0.5, 1.5, 2.0, 2.5]
@@ -224,17 +227,16 @@ def test_momentum_rises_over_its_warm_up() -> None:
         assert momentum_at(optimizer, fraction) == pytest.approx(momentum)
     assert momentum_at(OptimizerConfig(), 0.0) == 0.95
     model = Decoder(ModelConfig(vocab_size=50, layers=1, width=16, heads=1))
-    muon, _ = make_optimizers(model, optimizer, CPU, FP32)
+    muon, _ = make_optimizers(model, RunConfig(optimizer=optimizer), CPU, FP32)
     follow_schedule(RunConfig(optimizer=optimizer), [muon], 0.1)
     assert muon.param_groups[0]["momentum"] == pytest.approx(0.9)
 
 
 def test_the_opening_cuts_windows_into_shorter_sequences(tmp_path: Path) -> None:
     batches = Batches(make_stream(tmp_path, [100]), context_length=8, seed=0)
-    whole, targets = batches.micro_batch(0, 3, 8)
-    short, short_targets = batches.micro_batch(0, 3, 2)
-    assert short.shape == (12, 2) and torch.equal(short.flatten(), whole.flatten())
-    assert torch.equal(short_targets.flatten(), targets.flatten())
+    whole, short = batches.micro_batch(range(3), 8), batches.micro_batch(range(3), 2)
+    assert short.inputs.shape == (12, 2) and torch.equal(short.inputs.flatten(), whole.inputs.flatten())
+    assert torch.equal(short.targets.flatten(), whole.targets.flatten())
 
 
 def test_the_opening_split_keeps_its_tokens() -> None:
@@ -246,7 +248,7 @@ def test_the_opening_split_keeps_its_tokens() -> None:
     with pytest.raises(UserError, match="2,048 or 4,096"):
         split_opening(config, split_batch(config, 2))
     with pytest.raises(UserError, match="does not divide"):
-        replace(config, opening=OpeningConfig(context_length=300)).check()
+        check_run(replace(config, opening=OpeningConfig(context_length=300)))
 
 
 def test_spikes_are_refused_after_enough_steps_only() -> None:
@@ -372,7 +374,7 @@ def test_every_data_config_loads(path: Path) -> None:
 )
 def test_values_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        RunConfig(**changes).check()
+        check_run(RunConfig(**changes))
 
 
 def test_shapes_out_of_range_are_refused() -> None:

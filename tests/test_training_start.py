@@ -17,9 +17,9 @@ from common.files import read_json
 from data_pipeline.tiktoken_files import pack_ranks
 from model import Decoder
 from model.convert.__main__ import main as convert
-from model.convert.source import open_source
+from model.convert.opening import open_source
+from model.convert.starting import start
 from model.presets import preset
-from training.starting import start
 
 STILL = ("--optimizer.matrices", "adamw", "--optimizer.lr", "0", "--optimizer.embedding-lr", "0")
 STILL += ("--optimizer.scalar-lr", "0", "--optimizer.head-lr", "0", "--budget.steps", "2")

@@ -13,12 +13,12 @@ from training.distribution import release_gathered
 
 
 class WeightAverage:
-    """Exponential moving average of every parameter, spread over the processes as the parameter is."""
+    """Exponential moving average of every trained parameter, spread over the processes as the parameter is."""
 
     def __init__(self, model: Decoder, decay: float) -> None:
         """It begins as the present weights."""
         self.decay = decay
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.averages = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     @torch.no_grad()

@@ -1,31 +1,21 @@
-"""Training windows without replacement, addressed by one global number, so that any run can resume anywhere."""
+"""Curated data as training windows without replacement."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from common.errors import UserError
-from data_pipeline.shards import TokenStream
-
-
-def to_device(batch: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Inputs and targets where `device` can use them; a GPU fetches them by itself, out of pinned memory."""
-    inputs, targets = batch
-    if device.type != "cuda":
-        return inputs.to(device), targets.to(device)
-    return inputs.pin_memory().to(device, non_blocking=True), targets.pin_memory().to(device, non_blocking=True)
+from data_pipeline.shards import Dataset, TokenStream
+from data_pipeline.tokenizer import Tokenizer
+from training.data import MicroBatch, ValidationSplit
 
 
 class Batches:
-    """Cuts a token stream into windows and visits each once an epoch, in an order fixed by seed and epoch.
-
-    The position in the data is a single number, the windows consumed so far over all processes. It does not depend
-    on batch size or process count, so a resumed run may change both.
-    """
+    """Cuts a token stream into windows and visits each once an epoch, in an order fixed by seed and epoch."""
 
     def __init__(self, stream: TokenStream, context_length: int, seed: int) -> None:
         """Raises UserError when the stream is shorter than one window."""
@@ -51,13 +41,11 @@ class Batches:
             self._epoch = epoch
         return int(self._order[place]) * self.context_length
 
-    def micro_batch(self, first: int, count: int, sequence: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of windows [first, first + count), cut into rows of `sequence` tokens.
-
-        Each (count * context_length / sequence, sequence) int64 on the CPU.
-        """
-        windows = torch.from_numpy(np.stack([self.window(first + i) for i in range(count)]))
-        return windows[:, :-1].reshape(-1, sequence), windows[:, 1:].reshape(-1, sequence)
+    def micro_batch(self, windows: range, sequence: int) -> MicroBatch:
+        """These windows, cut into rows of `sequence` tokens: (windows * context_length / sequence, sequence)."""
+        ids = torch.from_numpy(np.stack([self.window(number) for number in windows]))
+        inputs, targets = ids[:, :-1].reshape(-1, sequence), ids[:, 1:].reshape(-1, sequence)
+        return MicroBatch(inputs, targets, tokens=inputs.numel())
 
     def documents(self, windows: range) -> list[dict[str, Any]]:
         """Which documents these windows were cut from: number, first token and, where it is known, provenance."""
@@ -74,3 +62,31 @@ class Batches:
             {"document": number, "first_token": int(index["start"][number]), **self.stream.provenance(number)}
             for number in sorted(numbers)
         ]
+
+
+class CuratedData(Batches):
+    """A dataset made by `python -m data_pipeline`: its training windows, and its validation split."""
+
+    def __init__(self, dataset: Dataset, context_length: int, seed: int) -> None:
+        """Raises UserError when the data are damaged, or shorter than one window."""
+        super().__init__(dataset.split("train"), context_length, seed)
+        self.dataset, self.tokenizer = dataset, Tokenizer(dataset.tokenizer_path)
+        self.fingerprint, self.place = dataset.fingerprint, str(dataset.directory)
+        if self.tokenizer.sha256 != dataset.tokenizer_sha256:
+            raise UserError(
+                f"{self.tokenizer.path} is not the tokenizer that {dataset.directory} was made with (sha256 differs "
+                f"from manifest.json); make both again with: {dataset.recipe_command()}"
+            )
+
+    @cached_property
+    def validation(self) -> ValidationSplit:
+        """The validation split in disjoint windows of the context."""
+        stream = self.dataset.split("val")
+        rows = stream.scoring_windows(self.context_length, self.dataset.eos_id)
+        return ValidationSplit(rows, len(stream), int(self.dataset.manifest["splits"]["val"]["bytes"]))
+
+    def prompt(self, text: str) -> str:
+        return text
+
+    def report(self) -> list[str]:
+        return []

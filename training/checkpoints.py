@@ -24,6 +24,8 @@ from common.errors import UserError
 from common.files import TEMPORARY_SUFFIX, atomic_directory, remove_temporaries, write_json
 from common.runs import AVERAGE, Checkpoint, CheckpointError, Run, write_checkpoint_manifest
 from model import Decoder
+from model.adapters.attach import trained_state
+from model.tensor_files import some
 from training.averaging import WeightAverage
 from training.distribution import release_gathered, share_of, whole
 
@@ -34,7 +36,7 @@ Tensors = dict[str, torch.Tensor]
 class Snapshot:
     """Whole weights and optimizer state, on the CPU; what is whole there already is not copied."""
 
-    weights: Tensors
+    weights: Tensors  # without the frozen ones of a base, which the run began with
     optimizer: Tensors  # as `parameter:key`
     optimizer_scalars: dict[str, Any]  # everything in the optimizers' state that is not a tensor, likewise
     average: Tensors  # of the weights, empty when none is kept
@@ -48,9 +50,9 @@ def take_snapshot(
     Shards are gathered tensor by tensor, so a process that keeps nothing never holds more than one whole tensor.
     """
     release_gathered(model)
-    weights = _gather(model.state_dict(), keep)
+    weights = _gather(trained_state(model), keep)
     tensors, scalars = _flatten_optimizers(model, optimizers)
-    averages = _gather(average.averages, keep) if average else {}
+    averages = {**weights, **_gather(average.averages, keep)} if average else {}
     return Snapshot(weights, _gather(tensors, keep), scalars, averages)
 
 
@@ -110,10 +112,15 @@ def load_checkpoint(
     Raises:
         UserError: the checkpoint belongs to another architecture.
     """
-    places = model.state_dict()
+    places = trained_state(model)
     weights = {name: share_of(value, places.get(name)) for name, value in _read(_file(checkpoint.path, "model"))}
+    if weights.keys() != places.keys():
+        raise UserError(
+            f"{checkpoint.path} does not fit the configured model: of {some(weights.keys() ^ places.keys())} one has "
+            "more than the other"
+        )
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, strict=False)  # what is frozen is in place already
     except RuntimeError as error:
         raise UserError(f"{checkpoint.path} does not fit the configured model: {error}") from error
     if average:

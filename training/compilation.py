@@ -16,7 +16,6 @@ from model import Decoder
 from training.distribution import is_sharded, without_exchange
 from training.job import Job
 from training.plan import BatchSplit
-from training.schedules import fraction_used
 
 SHORTEST_RUN = 600.0  # seconds: compiling takes up to a minute and saves about a tenth
 SMALLEST_GAIN = 1.03
@@ -59,6 +58,8 @@ def first_of(job: Job, words: str) -> str:
 
 def reason_against(job: Job) -> str:
     """Why this run cannot, or with "auto" should not, be compiled; empty when nothing speaks against trying."""
+    if job.config.examples.used and not job.config.examples.packing:
+        return "examples differ in length, and each length would be compiled anew; --examples.packing makes them equal"
     if is_sharded(job.model):
         return "FSDP gathers weights inside the blocks"
     if job.device.type == "mps":
@@ -112,14 +113,14 @@ def scratch_pass(job: Job) -> Iterator[None]:
 
 def time_pass(job: Job, split: BatchSplit) -> float:
     """Seconds of a forward and backward pass of one micro-batch, the better of two after one that warms up."""
-    inputs, targets = job.batches.micro_batch(0, split.micro_batch, split.sequence)
+    batch = job.data.micro_batch(range(split.micro_batch), split.sequence).to(job.device)
     times = []
     for _ in range(3):
         started = time.monotonic()
         with without_exchange(job.network), job.precision.autocast(job.device):
-            loss = job.network(inputs.to(job.device), targets.to(job.device))
+            loss = job.network(batch.inputs, batch.targets, documents=batch.documents, learned=batch.learned)
         with without_exchange(job.network):
-            (loss / targets.numel()).backward()
+            (loss / batch.losses).backward()
         if job.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.monotonic() - started)
@@ -149,9 +150,10 @@ def seconds_left(job: Job, seconds_of_pass: float) -> float:
     """How long the rest of the run takes at that speed, roughly."""
     budget, split = job.config.budget, job.split
     step = seconds_of_pass * split.accumulation
-    left = 1 - fraction_used(budget, job.progress)
+    left = 1 - job.fraction_used()
     lengths = [
         budget.steps * step if budget.steps else None,
+        budget.epochs * job.data.windows_per_epoch / split.windows_per_step * step if budget.epochs else None,
         budget.tokens / split.tokens_per_step * step if budget.tokens else None,
         budget.minutes * 60 if budget.minutes else None,
     ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
-from common.errors import UserError
+from data_pipeline.examples.dataset import ExampleOptions
 from model.activations import Checkpointing
+from model.adapters.config import AdapterConfig
 from model.config import ModelConfig
 from model.device import DeviceName, PrecisionName
 
@@ -21,11 +21,37 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class ExamplesConfig(ExampleOptions):
+    """Fine-tuning on files of questions and answers, instructions, conversations or texts, instead of curated data."""
+
+    files: tuple[str, ...] = ()
+    """The files to train on; with any, `data` is not used."""
+    fold: int | None = None
+    """With folds: the part to validate on, from 0; unset trains every fold, each a run NAME_fold_N."""
+    stages: tuple[str, ...] = ()
+    """Instead of `files`: train on one file after the other, each stage a run NAME_stage_N with a schedule of its own
+    that starts from the last; `validation_files` then has one file a stage, or none."""
+    packing: bool = False
+    """Put several short examples into one row of max_length tokens; they do not see each other."""
+    group_by_length: bool = False
+    """Let examples of like length share a batch, so that less of it is padding; the loss curve becomes jagged."""
+    neftune_alpha: float = 0.0
+    """Noise on the embeddings while training (NEFTune, arXiv 2310.05914), 5 for example; 0 for none."""
+
+    @property
+    def used(self) -> bool:
+        """Whether the run fine-tunes on examples."""
+        return bool(self.files or self.stages)
+
+
+@dataclass(frozen=True)
 class BatchConfig:
-    """How many tokens one optimizer step sees; gradient accumulation follows from it."""
+    """How much one optimizer step sees; gradient accumulation follows from it."""
 
     tokens_per_step: int = 65_536
-    """Tokens per optimizer step over all processes."""
+    """Tokens per optimizer step over all processes, of curated data."""
+    examples_per_step: int = 16
+    """Examples (packed rows, with `examples.packing`) per optimizer step over all processes, of `examples`."""
     micro_batch_size: int = 8
     """Sequences that one process holds at a time, at most; lower it when memory runs out."""
 
@@ -87,6 +113,8 @@ class OptimizerConfig:
     """AdamW: decay of the running mean of squared gradients."""
     eps: float = 1e-8
     """AdamW: added to the denominator."""
+    adamw: Literal["torch", "8bit", "paged-8bit"] = "torch"
+    """AdamW of PyTorch; or of bitsandbytes, with state of 8 bits, which can be paged out of a CUDA device's memory."""
     grad_clip: float = 1.0
     """Largest gradient norm; 0 turns clipping off."""
     skip_spikes: float | None = None
@@ -117,6 +145,8 @@ class BudgetConfig:
     """Stop after this many tokens."""
     steps: int | None = None
     """Stop after this many optimizer steps."""
+    epochs: float | None = None
+    """Stop after so many passes over the training data."""
     minutes: float | None = None
     """Stop after this much wall time, compiling included, over all resumptions."""
 
@@ -127,10 +157,16 @@ class ValidationConfig:
 
     every: int = 250
     """Steps between validations; the last step is always validated."""
+    at_start: bool = False
+    """Validate and sample before the first step as well."""
+    patience: int | None = None
+    """Stop when so many validations one after the other have not been better than the best; unset never does."""
     prompts: tuple[str, ...] = ("The history of", "from __future__ import annotations")
     """Prompts continued at every validation."""
     sample_tokens: int = 64
     """Tokens generated for each prompt; 0 turns samples off."""
+    temperature: float = 0.8
+    """Logits of samples are divided by it; 0 always takes the likeliest token."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +215,9 @@ class RunConfig:
     other_tokenizer: bool = False
     """With `start_from`: the data have another tokenizer than the weights, though ids then mean other text."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    examples: ExamplesConfig = field(default_factory=ExamplesConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     opening: OpeningConfig = field(default_factory=OpeningConfig)
     distribution: DistributionConfig = field(default_factory=DistributionConfig)
@@ -199,87 +237,3 @@ class RunConfig:
     """Compile the blocks with torch.compile; "auto" does where a measurement says that this run gains from it."""
     activation_checkpointing: Checkpointing = "none"
     """What the backward pass computes again instead of keeping it: nothing, all but matrix products, whole blocks."""
-
-    def check(self) -> None:
-        """Raises UserError for a value out of range, which would only fail, or mislead, in the middle of a run."""
-        self.model.check()
-        for section, values in asdict(self).items():
-            for name, value in values.items() if isinstance(values, dict) else ():
-                if isinstance(value, float) and not math.isfinite(value):
-                    raise UserError(f"{section}.{name} must be a finite number, not {value}")
-        at_least_one = {
-            "batch.tokens_per_step": self.batch.tokens_per_step,
-            "batch.micro_batch_size": self.batch.micro_batch_size,
-            "validation.every": self.validation.every,
-            "checkpoint.every": self.checkpoint.every,
-            "checkpoint.keep": self.checkpoint.keep,
-            "tracking.log_every": self.tracking.log_every,
-            "opening.tokens_per_step": self.opening.tokens_per_step,
-            "opening.context_length": self.opening.context_length,
-            "tracking.histograms_every": self.tracking.histograms_every,
-        }
-        for field_name, number in at_least_one.items():
-            if number is not None and number < 1:
-                raise UserError(f"{field_name} must be at least 1, not {number}")
-        fractions = {f"schedule.{name}": getattr(self.schedule, name) for name in ("warmup", "cooldown", "final")}
-        fractions["optimizer.momentum_warmup"] = self.optimizer.momentum_warmup
-        fractions["opening.fraction"] = self.opening.fraction
-        for field_name, fraction in fractions.items():
-            if fraction is not None and not 0 <= fraction <= 1:
-                raise UserError(f"{field_name} is a fraction: it must be between 0 and 1, not {fraction}")
-        if self.schedule.kind == "wsd" and self.schedule.warmup + self.schedule.cooldown > 1:
-            raise UserError(
-                f"schedule.warmup {self.schedule.warmup} and schedule.cooldown {self.schedule.cooldown} follow each "
-                "other: they must be at most 1 together"
-            )
-        for name in ("momentum", "momentum_start", "beta1", "beta2", "ema"):
-            decay = getattr(self.optimizer, name)
-            if decay is not None and not 0 <= decay < 1:
-                raise UserError(f"optimizer.{name} is a decay: it must be at least 0 and below 1, not {decay}")
-        not_negative = {
-            "seed": self.seed,
-            "validation.sample_tokens": self.validation.sample_tokens,
-            "checkpoint.minutes": self.checkpoint.minutes or 0,
-            "optimizer.grad_clip": self.optimizer.grad_clip,
-            **{
-                f"optimizer.{name}": getattr(self.optimizer, name)
-                for name in ("lr", "embedding_lr", "head_lr", "scalar_lr", "eps", "weight_decay")
-            },
-        }
-        for field_name, amount in not_negative.items():
-            if amount < 0:
-                raise UserError(f"{field_name} must not be negative, not {amount}")
-        if self.optimizer.skip_spikes is not None and self.optimizer.skip_spikes <= 0:
-            raise UserError(f"optimizer.skip_spikes must be positive, not {self.optimizer.skip_spikes}; or unset it")
-        shorter = self.opening.context_length
-        if shorter and self.model.context_length % shorter:
-            raise UserError(
-                f"opening.context_length {shorter} does not divide model.context_length {self.model.context_length}"
-            )
-        for field_name, budget in asdict(self.budget).items():
-            if budget is not None and budget <= 0:
-                raise UserError(f"budget.{field_name} must be positive, not {budget}")
-        if not self.name or self.name in (".", "..") or "/" in self.name or "\\" in self.name:
-            raise UserError(f"name {self.name!r} must be a plain directory name: the run lives in runs/NAME")
-        self._check_that_all_matters()
-
-    def _check_that_all_matters(self) -> None:
-        """Raises UserError for settings that would do nothing without another one."""
-        opening, optimizer = self.opening, self.optimizer
-        if self.other_tokenizer and self.start_from is None:
-            raise UserError("other_tokenizer does nothing without start_from; unset it")
-        changes = opening.tokens_per_step is not None or opening.context_length is not None
-        if opening.fraction and not changes:
-            raise UserError(
-                f"opening.fraction {opening.fraction} does nothing by itself: set --opening.tokens-per-step, "
-                "--opening.context-length or both, or leave the fraction at 0"
-            )
-        if changes and not opening.fraction:
-            raise UserError(
-                "opening.tokens_per_step and opening.context_length do nothing in an opening of no length: set "
-                "--opening.fraction, 0.1 say, or unset them"
-            )
-        if optimizer.matrices == "adamw":
-            of_muon = {"momentum_warmup": optimizer.momentum_warmup, "cautious_decay": optimizer.cautious_decay}
-            for name in (name for name, value in of_muon.items() if value):
-                raise UserError(f"optimizer.{name} is Muon's and does nothing with optimizer.matrices adamw; unset it")

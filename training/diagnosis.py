@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.files import write_json
+from model.tensor_files import some
 from training.distribution import local_part
 from training.job import Job
 from training.plan import BatchSplit
@@ -27,6 +28,21 @@ class TrainingDiverged(UserError):
             "--optimizer.lr, lengthen --schedule.warmup, or try --precision fp32; --optimizer.skip-spikes 6 passes "
             "over single bad batches"
         )
+
+
+def check_gradients(job: Job) -> None:
+    """Look, after the first backward pass of this process, whether all that is to be trained has a gradient.
+
+    Raises:
+        UserError: a parameter has none, so it would stay as it is.
+    """
+    if job.gradients_checked:
+        return
+    trained = [(name, p) for name, p in job.model.named_parameters() if p.requires_grad]
+    without = [name for name, parameter in trained if parameter.grad is None]
+    if without:
+        raise UserError(f"{some(without)} got no gradient: the loss does not depend on it, so it cannot be trained")
+    job.gradients_checked = True
 
 
 def diverged(job: Job, split: BatchSplit, losses: Tensor, lr: float, symptom: str) -> TrainingDiverged:
@@ -55,13 +71,13 @@ def describe_batch(job: Job, split: BatchSplit, losses: list[float]) -> list[dic
     rows = []
     for number, loss_sum in enumerate(losses):
         windows = job.windows_of(split, number)
-        loss = loss_sum / (len(windows) * split.context)
+        loss = loss_sum / job.data.micro_batch(windows, split.sequence).losses
         row: dict[str, Any] = {
             "loss": loss if math.isfinite(loss) else str(loss),
             "windows": [windows.start, windows.stop],
-            "token_positions": [job.batches.position(window) for window in windows],
+            "positions": [job.data.position(window) for window in windows],
         }
         if not math.isfinite(loss):
-            row["documents"] = job.batches.documents(windows)[:MOST_DOCUMENTS]
+            row["documents"] = job.data.documents(windows)[:MOST_DOCUMENTS]
         rows.append(row)
     return rows

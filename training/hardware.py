@@ -1,6 +1,11 @@
-"""How fast a device can multiply at best, for the share of it that training uses."""
+"""What a device can do at best, and how much memory was used."""
 
 from __future__ import annotations
+
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -48,3 +53,15 @@ def peak_of(device_name: str) -> float | None:
         return None
     matches = [name for name in PEAK_TFLOPS if all(word in words for word in name.split())]
     return PEAK_TFLOPS[max(matches, key=len)] * 1e12 if matches else None
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held so far: on a GPU those of PyTorch's tensors, else all resident ones."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):  # elsewhere than on Linux, where the other number may be that of the parent process
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024

@@ -8,13 +8,11 @@ import torch
 from torch import nn
 
 from common.runs import Run
-from data_pipeline.shards import Dataset
-from data_pipeline.tokenizer import Tokenizer
 from model import Decoder
 from model.device import Precision
 from training.averaging import WeightAverage
-from training.batches import Batches
 from training.config import RunConfig
+from training.data import TrainingData
 from training.distribution import World
 from training.plan import BatchSplit
 from training.schedules import Progress, fraction_used
@@ -31,9 +29,7 @@ class Job:
     network: nn.Module  # the model as forward passes see it: wrapped or sharded where several processes train it
     optimizers: list[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler  # does nothing unless the precision is fp16
-    dataset: Dataset
-    tokenizer: Tokenizer
-    batches: Batches
+    data: TrainingData
     split: BatchSplit
     opening: BatchSplit  # the split of the first part of the run
     spikes: SpikeGuard
@@ -44,11 +40,15 @@ class Job:
     precision: Precision
     peak_flops: float | None  # of one device, None where it is not known
     compiled: bool = False
+    gradients_checked: bool = False
 
     def current_split(self) -> BatchSplit:
         """How the next step is split."""
-        opening = fraction_used(self.config.budget, self.progress) < self.config.opening.fraction
-        return self.opening if opening else self.split
+        return self.opening if self.fraction_used() < self.config.opening.fraction else self.split
+
+    def fraction_used(self, progress: Progress | None = None) -> float:
+        """The fraction of the budget that is used now, or with another `progress`."""
+        return fraction_used(self.config.budget, progress or self.progress, self.data.windows_per_epoch)
 
     def windows_of(self, split: BatchSplit, number: int) -> range:
         """The training windows in this process's micro-batch `number` of the next step."""

@@ -12,12 +12,13 @@ from typing import Any
 from inference.generation import SamplingOptions, generate
 from training.checkpoints import capture_random_state, prune, save_checkpoint, take_snapshot
 from training.compilation import uncompiled
+from training.config import ValidationConfig
 from training.console import ProgressDisplay
 from training.diagnosis import TrainingDiverged
 from training.distribution import in_lockstep, is_sharded
+from training.hardware import peak_memory
 from training.histograms import Histogram, HistogramRecorder
 from training.job import Job
-from training.schedules import fraction_used
 from training.tracking import Tracker
 from training.validation import ValidationResult, validate
 
@@ -53,6 +54,11 @@ class StopRequest:
         self.asked = True
 
 
+def gives_up(config: ValidationConfig, without_gain: int) -> bool:
+    """Whether a run ends early after so many validations one after the other that were not better than the best."""
+    return config.patience is not None and without_gain >= config.patience
+
+
 class Journal:
     """Keeps the record of one process's run; only the main process has a tracker and a display."""
 
@@ -73,6 +79,7 @@ class Journal:
         self._saved_at = seconds
         self._since_logged: list[Step] = []
         self._skipped = int(state.get("skipped_steps", 0))
+        self._without_gain = int(state.get("validations_without_gain", 0))
 
     @property
     def stop_requested(self) -> bool:
@@ -85,13 +92,15 @@ class Journal:
         """
         if self._cut_short is None:
             return False, False  # a run whose budget is used is not resumed; compiling may not use up what is left
-        finished = fraction_used(job.config.budget, job.progress) >= 1
+        finished = job.fraction_used() >= 1
         step = Step(**{"sequence": job.split.sequence, **self._cut_short})  # older checkpoints do not say it
         self._skipped -= step.skipped  # it was counted before it was cut short, and is once more
         return finished, self.after_step(job, step, finished, stopping=False)
 
     def after_step(self, job: Job, step: Step, finished: bool, stopping: bool) -> bool:
         """Validate, log and save whatever is due after this step, in this order; returns whether to stop.
+
+        That is so when it was asked for, and when validations have not been better for too long.
 
         A run that was asked to stop only saves, even in the middle of a validation: whoever asked may not wait.
         The validation is then done in full, and logged, when the run is resumed.
@@ -101,30 +110,57 @@ class Journal:
         self._skipped += step.skipped
         due = finished or number % config.validation.every == 0
         result = self._validate(job) if due and not stopping else None
-        cut_short = due and result is None
+        cut_short = due and result is None and job.data.validation is not None
         if result is not None and not math.isfinite(result.loss):
             raise TrainingDiverged(job, f"validation loss {result.loss}")
         improved = result is not None and (self.best_loss is None or result.loss < self.best_loss)
         if result is not None and improved:
             self.best_loss = result.loss
+        if result is not None:
+            self._without_gain = 0 if improved else self._without_gain + 1
+        given_up = gives_up(config.validation, self._without_gain)
         histograms = self.histograms.take() if self.histograms else {}
-        logged = result is not None or number == 1 or number % config.tracking.log_every == 0 or bool(histograms)
+        logged = due or number == 1 or number % config.tracking.log_every == 0 or bool(histograms)
         if logged and not cut_short:
-            self._log(job, step, result, histograms)
+            self._log(job, step, result, histograms, samples=due and not stopping)
         every, minutes = config.checkpoint.every, config.checkpoint.minutes
         on_step = every is not None and number % every == 0
         on_time = minutes is not None and job.progress.seconds - self._saved_at >= 60 * minutes
         stopping = stopping or cut_short
-        if finished or stopping or improved or on_step or on_time:
+        if finished or stopping or improved or on_step or on_time or given_up:
             self._save(job, result, step if cut_short else None, improved)
         if stopping and self.display:
             self.display.note(f"stopped as asked after step {number}; the same command goes on from there")
-        return stopping
+        elif given_up and self.display:
+            self.display.note(
+                f"stopped after step {number}: {self._without_gain} validations have not been better than the best, "
+                f"{self.best_loss:.4f}"
+            )
+        return stopping or given_up
+
+    def begin(self, job: Job) -> None:
+        """Validate and sample before the first step of a run, where that is wanted."""
+        if job.progress.step or not job.config.validation.at_start:
+            return
+        result = self._validate(job)
+        if self.stop_requested:  # whoever asked may not wait
+            return
+        row = {"step": 0, "tokens": 0, "seconds": round(job.progress.seconds, 3)}
+        row |= result.to_metrics() if result else {}
+        samples = self._samples(job) if self.tracker or is_sharded(job.model) else []
+        if self.tracker:
+            self.tracker.log(row, samples, {})
+        if self.display:
+            self.display.note(f"before training: validation loss {result.loss:.4f}" if result else "before training")
+            self._show(samples)
 
     def _validate(self, job: Job) -> ValidationResult | None:
+        """None where nothing is held out, or where it was interrupted."""
+        if job.data.validation is None:
+            return None
         with uncompiled(), self._final_weights(job):
             return validate(
-                *(job.model, job.dataset, job.world, job.device, job.precision, job.split.micro_batch),
+                *(job.model, job.data.validation, job.world, job.device, job.precision, job.split.micro_batch),
                 lambda: self.stop.asked,
             )
 
@@ -132,18 +168,27 @@ class Journal:
         """Within, the model has the weights that it is to be judged by."""
         return job.average.in_place_of_weights(job.model) if job.average else nullcontext()
 
-    def _log(self, job: Job, step: Step, result: ValidationResult | None, histograms: dict[str, Histogram]) -> None:
+    def _log(
+        self,
+        job: Job,
+        step: Step,
+        result: ValidationResult | None,
+        histograms: dict[str, Histogram],
+        samples: bool,
+    ) -> None:
         steps, self._since_logged = self._since_logged, []
         seconds = sum(step.seconds for step in steps)
         tokens_per_second = sum(step.tokens for step in steps) / seconds
         row: dict[str, Any] = {
             "step": job.progress.step,
             "tokens": job.progress.tokens,
+            "epoch": round(job.progress.windows / job.data.windows_per_epoch, 4),
             "seconds": round(job.progress.seconds, 3),
             "train/loss": step.loss,
             "lr": step.lr,
             "grad_norm": step.grad_norm,
             "tokens_per_second": round(tokens_per_second, 1),
+            "memory_mb": round(peak_memory(job.device) / 1e6),
         }
         if job.peak_flops is not None:
             flops = sum(step.tokens * job.model.flops_per_token(step.sequence) for step in steps)
@@ -152,27 +197,32 @@ class Journal:
             row["skipped_steps"] = self._skipped
         if result is not None:
             row |= result.to_metrics()
-        sampling = result is not None and (self.tracker or is_sharded(job.model))
-        samples = self._samples(job) if sampling else []
+        sampling = samples and (self.tracker or is_sharded(job.model))
+        taken = self._samples(job) if sampling else []
         if self.tracker:
-            self.tracker.log(row, samples, histograms)
+            self.tracker.log(row, taken, histograms)
         if self.display:
-            fraction = fraction_used(job.config.budget, job.progress)
+            fraction = job.fraction_used()
             self.display.update(row, fraction, job.progress.seconds * (1 - fraction) / fraction)
+            self._show(taken)
+
+    def _show(self, samples: list[dict[str, Any]]) -> None:
+        if self.display:
             for sample in samples:
                 self.display.note(f"      {sample['prompt']!r} -> {sample['text']!r}")
 
     def _samples(self, job: Job) -> list[dict[str, Any]]:
         """One continuation of every configured prompt."""
-        length = min(job.config.validation.sample_tokens, job.config.model.context_length)
+        validation = job.config.validation
+        length = min(validation.sample_tokens, job.model.room)
         if length < 1:
             return []
-        options = SamplingOptions(max_new_tokens=length, temperature=0.8, top_k=50, seed=job.config.seed)
+        options = SamplingOptions(length, validation.temperature, top_k=50, seed=job.config.seed)
         rows = []
-        for prompt in job.config.validation.prompts:
+        for prompt in validation.prompts:
             autocast = job.precision.autocast(job.device, keep_weights=True)
             with autocast, in_lockstep(job.model), uncompiled(), self._final_weights(job):
-                completion = generate(job.model, job.tokenizer, prompt, options)[0]
+                completion = generate(job.model, job.data.tokenizer, [job.data.prompt(prompt)], options)[0]
             rows.append(
                 {"step": job.progress.step, "tokens": job.progress.tokens, "prompt": prompt, "text": completion.text}
             )
@@ -188,8 +238,9 @@ class Journal:
                 **asdict(job.progress),
                 "val_loss": result.loss if result else None,
                 "best_val_loss": self.best_loss,
-                "tokenizer_sha256": job.tokenizer.sha256,
-                "data_fingerprint": job.dataset.fingerprint,
+                "validations_without_gain": self._without_gain,
+                "tokenizer_sha256": job.data.tokenizer.sha256,
+                "data_fingerprint": job.data.fingerprint,
                 "scaler": job.scaler.state_dict(),
                 "spikes": job.spikes.state(),
                 "skipped_steps": self._skipped,

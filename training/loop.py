@@ -10,15 +10,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from model.functions import IGNORE
-from training.batches import to_device
-from training.diagnosis import diverged
+from training.diagnosis import check_gradients, diverged
 from training.distribution import clip_gradients, without_exchange
 from training.job import Job
 from training.journal import Journal, Step
 from training.optimizers import follow_schedule
 from training.plan import BatchSplit
-from training.schedules import fraction_used
 
 SMALLEST_SCALE = 2.0**-10  # of the fp16 loss: gradients that overflow even then are not the fault of their scale
 
@@ -28,14 +25,15 @@ def train(job: Job, journal: Journal) -> None:
     config, world = job.config, job.world
     job.model.train()
     started = time.monotonic() - job.progress.seconds
+    journal.begin(job)
     finished, stopping = journal.complete_step(job)
     while not (finished or stopping):
         step_started = time.monotonic()
         split = job.current_split()
-        ahead = job.progress.after(split.tokens_per_step, split.windows_per_step)
-        lr = follow_schedule(config, job.optimizers, fraction_used(config.budget, ahead))
-
-        losses, tokens = accumulate_gradients(job, split)
+        losses, targets, tokens = accumulate_gradients(job, split)
+        ahead = job.progress.after(tokens, split.windows_per_step)
+        lr = follow_schedule(config, job.optimizers, job.fraction_used(ahead))
+        check_gradients(job)
         for optimizer in job.optimizers:
             job.scaler.unscale_(optimizer)
         grad_norm = clip_gradients(job.model, config.optimizer.grad_clip)
@@ -43,7 +41,7 @@ def train(job: Job, journal: Journal) -> None:
         # in its last bit between unlike GPUs, the clock, a request to stop.
         agreed = [losses.sum().item(), grad_norm, time.monotonic() - started, journal.stop_requested]
         loss_sum, norm_sum, elapsed, stops = world.sum(agreed, job.device)
-        loss, grad_norm = loss_sum / tokens, norm_sum / world.size
+        loss, grad_norm = loss_sum / targets, norm_sum / world.size
 
         refused = job.spikes.refuses(loss, grad_norm)
         # In fp16 gradients may overflow: the step is skipped then, and the scaler lowers its scale.
@@ -60,9 +58,9 @@ def train(job: Job, journal: Journal) -> None:
             job.average.update(ahead.step)
 
         job.progress = replace(ahead, seconds=elapsed / world.size)
-        finished, stopping = fraction_used(config.budget, job.progress) >= 1, stops > 0
+        finished, stopping = job.fraction_used() >= 1, stops > 0
         seconds = time.monotonic() - step_started
-        step = Step(finite(loss), lr, finite(grad_norm), split.tokens_per_step, split.sequence, seconds, skipped)
+        step = Step(finite(loss), lr, finite(grad_norm), tokens, split.sequence, seconds, skipped)
         stopping = journal.after_step(job, step, finished, stopping)
 
 
@@ -71,28 +69,27 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def accumulate_gradients(job: Job, split: BatchSplit) -> tuple[Tensor, int]:
-    """Gradients of the mean loss over all tokens of the step, on every process.
+def accumulate_gradients(job: Job, split: BatchSplit) -> tuple[Tensor, int, int]:
+    """Gradients of the mean loss over all targets of the step, on every process.
 
-    Returns this process's summed loss of each micro-batch, (accumulation,), and the step's number of tokens over all
-    processes.
+    Returns this process's summed loss of each micro-batch, (accumulation,), and the step's numbers of targets and of
+    tokens, over all processes.
     """
     world = job.world
     micro_batches = [
-        job.batches.micro_batch(windows.start, len(windows), split.sequence)
-        for windows in (job.windows_of(split, number) for number in range(split.accumulation))
+        job.data.micro_batch(job.windows_of(split, number), split.sequence) for number in range(split.accumulation)
     ]
-    counted = sum(int((targets != IGNORE).sum()) for _, targets in micro_batches)
-    micro_batches = [to_device(batch, job.device) for batch in micro_batches]
-    (tokens,) = world.sum([counted], job.device)
+    counted = [sum(batch.losses for batch in micro_batches), sum(batch.tokens for batch in micro_batches)]
+    micro_batches = [batch.to(job.device) for batch in micro_batches]
+    targets, tokens = world.sum(counted, job.device)
     losses = torch.zeros(split.accumulation, device=job.device)
-    for number, (inputs, targets) in enumerate(micro_batches):
+    for number, batch in enumerate(micro_batches):
         # Gradients are exchanged once a step, during the last backward pass.
         last = number == split.accumulation - 1
         with nullcontext() if last else without_exchange(job.network):
             with job.precision.autocast(job.device):
-                loss = job.network(inputs, targets)
-            # DDP and FSDP average over processes; the mean over all tokens of the step is wanted.
-            job.scaler.scale(loss * (world.size / tokens)).backward()
+                loss = job.network(batch.inputs, batch.targets, documents=batch.documents, learned=batch.learned)
+            # DDP and FSDP average over processes; the mean over all targets of the step is wanted.
+            job.scaler.scale(loss * (world.size / targets)).backward()
         losses[number] = loss.detach()
-    return losses, int(tokens)
+    return losses, int(targets), int(tokens)

@@ -8,54 +8,83 @@ import torch
 
 from model import Decoder
 from model.device import Precision
-from training.config import OptimizerConfig, RunConfig
+from training.config import RunConfig
 from training.muon import Muon
 from training.schedules import learning_rate_factor, momentum_at
 
 
 def make_optimizers(
-    model: Decoder, config: OptimizerConfig, device: torch.device, precision: Precision
+    model: Decoder, config: RunConfig, device: torch.device, precision: Precision
 ) -> list[torch.optim.Optimizer]:
-    """The optimizers that together hold every parameter once; `peak_lr` in a group is what the schedule scales."""
-    matrices: list[Any] = []
-    embeddings: list[Any] = []
-    head: list[Any] = []
-    scalars: list[Any] = []
+    """The optimizers that together hold every trained parameter once; `peak_lr` in a group is what the schedule
+    scales."""
+    optimizer = config.optimizer
+    groups: dict[str, list[Any]] = {}
     for name, parameter in model.named_parameters():
-        if name == "head.weight":
-            head.append(parameter)
-        elif parameter.ndim < 2:
-            scalars.append(parameter)
-        else:
-            (embeddings if "embedding" in name else matrices).append(parameter)
-
-    def group(parameters: list[Any], lr: float, weight_decay: float) -> dict[str, Any]:
-        return {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": weight_decay}
-
-    of_matrices = group(matrices, config.lr, config.weight_decay)
-    of_others = [
-        group(embeddings, config.embedding_lr, 0.0),
-        group(head, config.head_lr, 0.0),
-        group(scalars, config.scalar_lr, 0.0),
-    ]
-    adamw = torch.optim.AdamW(
-        [g for g in ([of_matrices] if config.matrices == "adamw" else []) + of_others if g["params"]],
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=device.type in ("cpu", "cuda"),  # one pass over each tensor instead of a dozen
+        if parameter.requires_grad:
+            groups.setdefault(group_of(name, parameter), []).append(parameter)
+    ratio = config.adapter.lr_ratio
+    rates = {  # and weight decay
+        "matrices": (optimizer.lr, optimizer.weight_decay),
+        "embeddings": (optimizer.embedding_lr, 0.0),
+        "head": (optimizer.head_lr, 0.0),
+        "scalars": (optimizer.scalar_lr, 0.0),
+        # Those of adapters have one rate, but for LoRA+ (Hayou et al. 2024, arXiv 2402.12354).
+        "adapter matrices": (optimizer.lr, optimizer.weight_decay),
+        "adapter matrices behind": (optimizer.lr * ratio, optimizer.weight_decay),
+        "adapter vectors": (optimizer.lr * ratio, 0.0),
+        "adapter embeddings": (optimizer.lr if ratio == 1 else optimizer.embedding_lr, optimizer.weight_decay),
+    }
+    by_muon = groups.pop("matrices", []) if optimizer.matrices == "muon" else []
+    of_adamw = [_group(groups[name], *rates[name]) for name in rates if name in groups]
+    made: list[torch.optim.Optimizer] = []
+    if by_muon:
+        # Half precision is enough for the direction of an update; a run in fp32 asks for exactness.
+        dtype = torch.bfloat16 if precision.name == "bf16" else torch.float32
+        made.append(
+            Muon(
+                [_group(by_muon, *rates["matrices"])],
+                optimizer.lr,
+                optimizer.momentum,
+                optimizer.weight_decay,
+                dtype,
+                optimizer.cautious_decay,
+            )
+        )
+    made.append(
+        torch.optim.AdamW(
+            of_adamw,
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.eps,
+            fused=device.type in ("cpu", "cuda"),  # one pass over each tensor instead of a dozen
+        )
     )
-    if config.matrices == "adamw":
-        return [adamw]
-    # Half precision is enough for the direction of an update; a run in fp32 asks for exactness.
-    dtype = torch.bfloat16 if precision.name == "bf16" else torch.float32
-    muon = Muon([of_matrices], config.lr, config.momentum, config.weight_decay, dtype, config.cautious_decay)
-    return [muon, adamw]
+    return made
+
+
+def group_of(name: str, parameter: torch.Tensor) -> str:
+    """Which row of the table a parameter belongs to."""
+    if ".slot." in name or name.startswith("virtual."):
+        if parameter.ndim < 2:
+            return "adapter vectors"
+        if "lora_embedding" in name:
+            return "adapter embeddings"
+        return "adapter matrices behind" if "lora_B" in name else "adapter matrices"
+    if name == "head.weight":
+        return "head"
+    if parameter.ndim < 2:
+        return "scalars"
+    return "embeddings" if "embedding" in name else "matrices"
+
+
+def _group(parameters: list[Any], lr: float, weight_decay: float) -> dict[str, Any]:
+    return {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": weight_decay}
 
 
 def follow_schedule(config: RunConfig, optimizers: list[torch.optim.Optimizer], fraction: float) -> float:
     """Set rates and momentum for a step that ends with `fraction` of the budget used, its own time aside.
 
-    Returns the rate of the block matrices, for logging.
+    Returns the rate of the first group, that of the block matrices where they are trained, for logging.
     """
     factor = learning_rate_factor(config.schedule, fraction)
     momentum = momentum_at(config.optimizer, fraction)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rich.console import Console
@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.runs import RUNS_ROOT
 from data_pipeline.shards import Dataset
 from model import Decoder
+from model.adapters.attach import attach
 from model.device import Precision
 from model.functions import CHUNK_LOGITS
 from training.config import RunConfig
@@ -28,10 +29,10 @@ PROCESS_BYTES = 600 * 2**20  # of Python, PyTorch and their working space
 
 @dataclass(frozen=True)
 class BatchSplit:
-    """tokens_per_step = world * accumulation * micro_batch * context."""
+    """tokens_per_step = world * accumulation * micro_batch * context; of examples, which may be shorter, at most."""
 
     context: int
-    micro_batch: int  # windows of the whole context in one forward pass of one process
+    micro_batch: int  # windows, of the whole context or an example each, in one forward pass of one process
     accumulation: int  # forward passes of each process per optimizer step
     world: int  # processes
     sequence: int  # tokens that see each other: each window is cut into sequences of this length
@@ -46,12 +47,22 @@ class BatchSplit:
 
 
 def split_batch(config: RunConfig, world_size: int) -> BatchSplit:
-    """Derive the passes of a step from the tokens per step that the user set.
+    """Derive the passes of a step from the tokens, or examples, per step that the user set.
 
     Raises:
         UserError: it does not come out even; the message names the nearest values that do.
     """
-    context = config.model.context_length
+    context, world = config.model.context_length, world_size
+    if config.examples.used:
+        windows, rest = divmod(config.batch.examples_per_step, world)
+        if rest or windows < 1:
+            legal = " or ".join(str(world * n) for n in (windows, windows + 1) if n)
+            raise UserError(
+                f"batch.examples_per_step {config.batch.examples_per_step} cannot be shared out among {world} "
+                f"processes; nearest legal: --batch.examples-per-step {legal}"
+            )
+        longest = min(config.examples.max_length - 1, context)
+        return _passes(windows, config.batch.micro_batch_size, longest, world, longest)
     return _split("batch", config.batch.tokens_per_step, context, config.batch.micro_batch_size, world_size, context)
 
 
@@ -63,7 +74,6 @@ def split_opening(config: RunConfig, main: BatchSplit) -> BatchSplit:
 
 
 def _split(part: str, tokens: int, context: int, largest: int, world: int, sequence: int) -> BatchSplit:
-    """As few micro-batches of at most `largest` windows as there can be of equal size."""
     unit = context * world
     windows, rest = divmod(tokens, unit)  # of one process
     if rest or windows < 1:
@@ -72,6 +82,11 @@ def _split(part: str, tokens: int, context: int, largest: int, world: int, seque
             f"{part}.tokens_per_step {tokens:,} is not a whole number of windows of {context} tokens on each of "
             f"{world} process(es); nearest legal: --{part}.tokens-per-step {legal}, or another --model.context-length"
         )
+    return _passes(windows, largest, context, world, sequence)
+
+
+def _passes(windows: int, largest: int, context: int, world: int, sequence: int) -> BatchSplit:
+    """So many windows of each process in as few micro-batches of at most `largest` as there can be of equal size."""
     micro = next(size for size in range(min(largest, windows), 0, -1) if windows % size == 0)
     return BatchSplit(context, micro, windows // micro, world, sequence)
 
@@ -95,16 +110,17 @@ def print_plan(
     with torch.device("meta"):
         model = Decoder(config.model)
     parameters, flops = model.parameter_count(), model.flops_per_token()
+    trained, adapted = attach_for_counting(model, config), config.adapter.method != "none"
     table = Table(show_header=False, title=f"run {config.name}", title_justify="left")
     rows = {
         "device": f"{describe_device(device)}, {split.world} process(es)"
         + (f", {config.distribution.strategy}" if split.world > 1 else ""),
         "precision": f"{precision.name}: {precision.reason}",
         "parameters": f"{parameters:,} ({parameters - model.embedding.weight.numel():,} without the embedding)",
+        "trained": f"{trained:,} ({trained / parameters:.2%}), by {config.adapter.method}" if adapted else "all",
         "FLOPs per token": f"{flops:,}",
-        "tokens per step": f"{split.tokens_per_step:,} = {split.world} process(es) x {split.accumulation} accumulation "
-        f"x {split.micro_batch} sequences x {split.context} tokens",
-        "memory": f"about {estimate_memory(config, parameters, split, precision) / 2**30:.1f} GiB a process",
+        "a step": describe_step(config, split),
+        "memory": f"about {estimate_memory(config, parameters, trained, split, precision) / 2**30:.1f} GiB a process",
         "budget": describe_budget(config),
         "time": estimate_time(config, flops, split, device, precision),
         "share of peak": describe_peak(device, precision),
@@ -114,6 +130,26 @@ def print_plan(
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
+
+
+def attach_for_counting(model: Decoder, config: RunConfig) -> int:
+    """Give a model without weights the adapter of `config`; returns how many parameters are then trained.
+
+    Raises:
+        UserError: the adapter does not fit the model.
+    """
+    if config.adapter.method != "none":
+        with torch.device("meta"):
+            attach(model, replace(config.adapter, init="random"))  # others look at the weights
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def describe_step(config: RunConfig, split: BatchSplit) -> str:
+    parts = f"{split.world} process(es) x {split.accumulation} accumulation x {split.micro_batch}"
+    if config.examples.used:
+        rows = "packed rows of" if config.examples.packing else "examples of at most"
+        return f"{split.windows_per_step:,} {rows} {split.context} tokens = {parts}"
+    return f"{split.tokens_per_step:,} tokens = {parts} sequences x {split.context} tokens"
 
 
 def describe_device(device: torch.device) -> str:
@@ -134,12 +170,15 @@ def describe_budget(config: RunConfig) -> str:
     parts = [
         f"{budget.tokens:,} tokens" if budget.tokens else "",
         f"{budget.steps:,} steps" if budget.steps else "",
+        f"{budget.epochs:g} epochs" if budget.epochs else "",
         f"{budget.minutes:g} minutes" if budget.minutes else "",
     ]
     return ", ".join(part for part in parts if part)
 
 
 def describe_data(config: RunConfig) -> str:
+    if config.examples.used:
+        return ", ".join(config.examples.files)
     try:
         dataset = Dataset(config.data.directory)
     except UserError as error:
@@ -149,7 +188,9 @@ def describe_data(config: RunConfig) -> str:
     return f"{dataset.directory}: " + ", ".join(f"{tokens:,} tokens {name}" for name, tokens in counts.items())
 
 
-def estimate_memory(run_config: RunConfig, parameters: int, split: BatchSplit, precision: Precision) -> int:
+def estimate_memory(
+    run_config: RunConfig, parameters: int, trained: int, split: BatchSplit, precision: Precision
+) -> int:
     """Bytes of one process: weights, gradients and optimizer state in fp32, and what backward needs of a micro-batch.
 
     FSDP divides the first three, but gradients that accumulate over micro-batches are whole.
@@ -171,9 +212,9 @@ def estimate_memory(run_config: RunConfig, parameters: int, split: BatchSplit, p
         saved += tokens * block  # of the block that is being computed again
     # A chunk of the logits in four copies, and the gradient by the head, which is taken with the loss.
     loss = min(tokens * config.vocab_size, CHUNK_LOGITS) * (8 + 2 * size) + config.vocab_size * config.width * 8
-    kept = parameters * 16
+    kept = parameters * 4 + trained * 12
     if run_config.distribution.strategy == "fsdp":
-        kept = kept // split.world + (parameters * 4 if split.world > 1 and split.accumulation > 1 else 0)
+        kept = kept // split.world + (trained * 4 if split.world > 1 and split.accumulation > 1 else 0)
     return PROCESS_BYTES + kept + saved + loss
 
 
@@ -184,6 +225,8 @@ def estimate_time(
     speed = measure_matmul(device, precision.dtype)
     tokens_per_second = TYPICAL_EFFICIENCY * speed * split.world / flops_per_token
     budget = config.budget
+    if budget.epochs and not any((budget.tokens, budget.steps, budget.minutes)):
+        return f"{budget.epochs:g} passes over the data, at about {tokens_per_second:,.0f} tokens/s"
     hours = [
         budget.minutes / 60 if budget.minutes else None,
         budget.tokens / tokens_per_second / 3600 if budget.tokens else None,

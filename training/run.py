@@ -14,33 +14,34 @@ from common.cli import to_dict
 from common.errors import UserError
 from common.files import atomic_write, only_process_in, read_json, write_json
 from common.runs import RUNS_ROOT, Checkpoint, Run
-from data_pipeline.shards import Dataset
-from data_pipeline.tokenizer import Tokenizer
-from model import Decoder
-from model.convert.source import open_source
+from model.convert.opening import open_source
 from model.device import Precision, choose_device, choose_precision
 from training.averaging import WeightAverage
-from training.batches import Batches
 from training.checkpoints import load_checkpoint, newest_whole, restore_random_state
 from training.compilation import set_up_compilation
 from training.config import RunConfig
+from training.config_checks import check
 from training.console import ProgressDisplay
 from training.distribution import World, distribute, process_group, world_from_environment
+from training.examples import ExampleData
 from training.hardware import peak_flops
 from training.histograms import HistogramRecorder
 from training.job import Job
-from training.journal import Journal, StopRequest
+from training.journal import Journal, StopRequest, gives_up
 from training.loop import train
 from training.optimizers import make_optimizers
-from training.plan import BatchSplit, check_data, print_plan, split_batch, split_opening
-from training.schedules import Progress, check_budget, fraction_used
+from training.plan import BatchSplit, print_plan, split_batch, split_opening
+from training.schedules import Progress, check_budget
 from training.spikes import SpikeGuard
-from training.starting import check_tokenizer, start
+from training.starting import make_model, open_data
 from training.tracking import Tracker
 
 # What a resumed run may not change, because the part already trained would mean something else.
 # The data may move: what they contain is compared.
-FIXED_FIELDS = ("model", "start_from", "seed", "optimizer.matrices")
+FIXED_FIELDS = (
+    *("model", "start_from", "adapter", "seed", "optimizer.matrices", "optimizer.adamw"),
+    *("examples.packing", "examples.group_by_length"),
+)
 
 
 def run_training(config: RunConfig, dry_run: bool = False) -> None:
@@ -49,7 +50,7 @@ def run_training(config: RunConfig, dry_run: bool = False) -> None:
     Raises:
         UserError: whatever keeps the run from starting or going on, with what to do about it.
     """
-    config.check()
+    check(config)
     world = world_from_environment()
     device = choose_device(config.device, world.local_rank)
     precision = choose_precision(device, config.precision)
@@ -68,8 +69,9 @@ def run_training(config: RunConfig, dry_run: bool = False) -> None:
         if world.is_main:
             stack.enter_context(only_process_in(run.path))
         state = resume(job, console)
-        if fraction_used(config.budget, job.progress) >= 1 and not state.get("cut_short"):
-            console.print(f"{run.path} has used its budget at step {job.progress.step}; nothing to do")
+        for line in [] if state else job.data.report():
+            console.print(line, soft_wrap=True)
+        if is_over(job, state, console):
             return
         if world.is_main:
             prepare_directory(job)
@@ -105,24 +107,12 @@ def make_job(
     Raises:
         UserError: the data is missing, damaged or made for another model.
     """
-    dataset = Dataset(config.data.directory)
-    check_data(config, dataset)
-    tokenizer = Tokenizer(dataset.tokenizer_path)
-    if tokenizer.sha256 != dataset.tokenizer_sha256:
-        raise UserError(
-            f"{tokenizer.path} is not the tokenizer that {dataset.directory} was made with (sha256 differs from "
-            f"manifest.json); make both again with: {dataset.recipe_command()}"
-        )
-    torch.manual_seed(config.seed)  # equal on all processes: they start from the same weights
-    model = Decoder(config.model)
-    if config.start_from is not None and not run.checkpoints():
-        source = open_source(config.start_from)
-        if not config.other_tokenizer:
-            check_tokenizer(source, tokenizer)
-        start(model, source)
-    model.to(device)
+    begins = config.adapter.method != "none" or not run.checkpoints()  # a base is not in the checkpoints
+    source = open_source(config.start_from) if config.start_from is not None and begins else None
+    data = open_data(config, run, source, split)
+    model = make_model(config, source, device)
     network = distribute(model, config.distribution.strategy, world, device, precision)
-    optimizers = make_optimizers(model, config.optimizer, device, precision)
+    optimizers = make_optimizers(model, config, device, precision)
     model.activation_checkpointing = config.activation_checkpointing
     torch.manual_seed(config.seed + 1 + world.rank)  # different on each: dropout masks should differ
     return Job(
@@ -132,9 +122,7 @@ def make_job(
         network=network,
         optimizers=optimizers,
         scaler=torch.amp.GradScaler(device.type, enabled=precision.name == "fp16"),
-        dataset=dataset,
-        tokenizer=tokenizer,
-        batches=Batches(dataset.split("train"), config.model.context_length, config.seed),
+        data=data,
         split=split,
         opening=split_opening(config, split),
         spikes=SpikeGuard(config.optimizer.skip_spikes),
@@ -166,9 +154,9 @@ def resume(job: Job, console: Console) -> dict[str, Any]:
         return {}
     checkpoint = Checkpoint(job.run.checkpoint_path(step), step)
     check_unchanged(job.run, to_dict(job.config), console)
-    if checkpoint.state["data_fingerprint"] != job.dataset.fingerprint:
+    if checkpoint.state["data_fingerprint"] != job.data.fingerprint:
         raise UserError(
-            f"{job.dataset.directory} has changed since {checkpoint.path} was written, or holds other data; restore "
+            f"{job.data.place} has changed since {checkpoint.path} was written, or holds other data; restore "
             "the data, or start a new run with --name"
         )
     state = load_checkpoint(checkpoint, job.model, job.optimizers, job.average)
@@ -180,6 +168,21 @@ def resume(job: Job, console: Console) -> dict[str, Any]:
     restore_random_state(checkpoint, job.world.rank, job.device)  # last: nothing may draw numbers after it
     console.print(f"resuming {job.run.path} at step {job.progress.step}, {job.progress.tokens:,} tokens")
     return state
+
+
+def is_over(job: Job, state: dict[str, Any], console: Console) -> bool:
+    """Whether there is nothing to do for a resumed run, which is then said."""
+    without_gain = int(state.get("validations_without_gain", 0))
+    if job.fraction_used() >= 1 and not state.get("cut_short"):
+        console.print(f"{job.run.path} has used its budget at step {job.progress.step}; nothing to do")
+        return True
+    if gives_up(job.config.validation, without_gain):
+        console.print(
+            f"{job.run.path} stopped early at step {job.progress.step}, after {without_gain} validations that were not "
+            "better than the best; to go on, raise --validation.patience"
+        )
+        return True
+    return False
 
 
 def check_unchanged(run: Run, values: dict[str, Any], console: Console) -> None:
@@ -220,10 +223,15 @@ def differences(old: dict[str, Any], new: dict[str, Any], default: Any, prefix: 
 
 
 def prepare_directory(job: Job) -> None:
-    """Write the resolved config and the tokenizer into the run."""
+    """Write the resolved config and the tokenizer into the run, and of a fine-tune what it learns from and how much."""
     write_json(job.run.config, to_dict(job.config))
     with atomic_write(job.run.tokenizer, "wb") as file:
-        file.write(job.tokenizer.path.read_bytes())
+        file.write(job.data.tokenizer.content)
+    if isinstance(job.data, ExampleData):
+        write_json(job.run.path / "examples.json", job.data.to_dict())
+        trained = sum(parameter.numel() for parameter in job.model.parameters() if parameter.requires_grad)
+        sizes = {"trainable_parameters": trained, "total_parameters": job.model.parameter_count()}
+        write_json(job.run.path / "adapter.json", {"start_from": job.config.start_from, **sizes})
 
 
 def compile_on_the_clock(job: Job, state: dict[str, Any], console: Console) -> bool:

@@ -29,16 +29,20 @@ class Progress:
 def check_budget(budget: BudgetConfig) -> None:
     """Raises UserError when there is no budget at all."""
     if not any(asdict(budget).values()):
-        raise UserError("the run has no budget; set one of --budget.tokens, --budget.steps, --budget.minutes")
+        raise UserError(
+            "the run has no budget; set one of --budget.tokens, --budget.steps, --budget.epochs, --budget.minutes"
+        )
 
 
-def fraction_used(budget: BudgetConfig, progress: Progress) -> float:
+def fraction_used(budget: BudgetConfig, progress: Progress, windows_per_epoch: int) -> float:
     """The used fraction of whichever budget is closest to its end; 1 and more mean that the run is over."""
     fractions = []
     if budget.tokens is not None:
         fractions.append(progress.tokens / budget.tokens)
     if budget.steps is not None:
         fractions.append(progress.step / budget.steps)
+    if budget.epochs is not None:
+        fractions.append(progress.windows / (budget.epochs * windows_per_epoch))
     if budget.minutes is not None:
         fractions.append(progress.seconds / (60 * budget.minutes))
     return max(fractions)

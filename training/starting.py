@@ -1,28 +1,29 @@
-"""Beginning a run with the weights of another model, read tensor by tensor."""
+"""What a run begins with: its data, its model, and what both take over from the weights that it starts from."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from common.cli import from_dict
 from common.errors import UserError
 from common.runs import RUNS_ROOT, Run
+from data_pipeline.shards import Dataset
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer_import import pack
 from model import Decoder, ModelConfig
-from model.convert.source import Source, open_source, read_config_file
-from model.weights import fill
+from model.adapters.attach import attach
+from model.convert.opening import open_source
+from model.convert.source import Source, read_config_file
+from model.convert.starting import base_decoder, start
+from training.batches import CuratedData
 from training.config import RunConfig
-
-# Fields that a run may set apart from where its weights come from; those of the first weights do not matter.
-FREE = ("vocab_size", "context_length", "window", "document_start", "dropout")
-OF_INITIALIZATION = ("init_std", "embedding_std", "zero_init_projections")
+from training.data import TrainingData
+from training.examples import ExampleData
+from training.neftune import add_noise
+from training.plan import BatchSplit, check_data
 
 
 def model_of_start(config: RunConfig, flags: Sequence[str]) -> RunConfig:
@@ -56,57 +57,57 @@ def _value(flags: Sequence[str], name: str) -> str | None:
     return None
 
 
-def start(model: Decoder, source: Source) -> None:
-    """Put the weights of `source` into `model`.
-
-    A larger vocabulary gets rows that are the mean of all others (Hewitt 2021): the new tokens begin as likely as the
-    average one. Of a smaller vocabulary or, with learned positions, a shorter context, the first rows are taken.
+def open_data(config: RunConfig, run: Run, source: Source | None, split: BatchSplit) -> TrainingData:
+    """What `run` trains on; `source` is what it begins with, None where it has begun already or begins anew.
 
     Raises:
-        UserError: they are those of another architecture.
+        UserError: the data are missing, damaged, or made for another model or tokenizer.
     """
-    check_fits(model.config, source)
-    fill(model, map(partial(_fitted, model.config), source.tensors()), str(source.path))
+    begun = bool(run.checkpoints())
+    if not config.examples.used:
+        dataset = Dataset(config.data.directory)
+        check_data(config, dataset)
+        data = CuratedData(dataset, config.model.context_length, config.seed)
+        if source is not None and not begun and not config.other_tokenizer:
+            check_tokenizer(source, data.tokenizer)
+        return data
+    tokenizer = Tokenizer(run.tokenizer) if begun or source is None else tokenizer_of(source)
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"the tokenizer of {config.start_from} has {tokenizer.vocab_size:,} ids, the model "
+            f"{config.model.vocab_size:,}; leave model.vocab_size to that of the weights"
+        )
+    return ExampleData(config.examples, tokenizer, split.sequence, config.seed)
+
+
+def make_model(config: RunConfig, source: Source | None, device: torch.device) -> Decoder:
+    """The model as it is before the first step, on `device`: fresh, from `source`, or that with a fresh adapter."""
+    torch.manual_seed(config.seed)  # equal on all processes: they start from the same weights
+    if config.adapter.method != "none":
+        assert source is not None
+        model = base_decoder(config.model, source, device)
+        attach(model, config.adapter)
+    else:
+        model = Decoder(config.model)
+        if source is not None:
+            start(model, source)
+    if config.examples.neftune_alpha:
+        add_noise(model, config.examples.neftune_alpha)
+    return model.to(device)
+
+
+def tokenizer_of(source: Source) -> Tokenizer:
+    """The tokenizer that belongs to some weights. Raises UserError when there is none."""
+    if source.is_theirs:
+        return Tokenizer(source.path, pack(source.path))
+    return Tokenizer(Run(source.path).tokenizer)
 
 
 def check_tokenizer(source: Source, tokenizer: Tokenizer) -> None:
     """Raises UserError when the weights of `source` were trained with another tokenizer."""
-    content = pack(source.path) if source.is_theirs else Run(source.path).tokenizer.read_bytes()
-    if hashlib.sha256(content).hexdigest() != tokenizer.sha256:
+    if tokenizer_of(source).sha256 != tokenizer.sha256:
         raise UserError(
             f"{source.path} has another tokenizer than the data ({tokenizer.path}): its weights would take the ids for "
             f"other text. Make the data with --tokenizer.kind existing --tokenizer.path {source.path}, name other data "
             "with --data.directory, or say --other-tokenizer if that is meant"
         )
-
-
-def check_fits(config: ModelConfig, source: Source) -> None:
-    """Raises UserError unless the weights of `source` mean the same in `config`."""
-    theirs = asdict(source.config)
-    different = [
-        f"model.{name}: {theirs[name]} there, {value} here"
-        for name, value in asdict(config).items()
-        if value != theirs[name] and name not in (*FREE, *OF_INITIALIZATION)
-    ]
-    if different:
-        raise UserError(
-            f"the weights in {source.path} are of another architecture:\n  "
-            + "\n  ".join(different)
-            + "\nleave the model out of the config and the flags: --start-from takes it from there"
-        )
-    if config.position == "learned" and config.context_length > source.config.context_length:
-        raise UserError(
-            f"model.context_length {config.context_length} is longer than the {source.config.context_length} positions "
-            f"that were learned in {source.path}"
-        )
-
-
-def _fitted(config: ModelConfig, named: tuple[str, Tensor]) -> tuple[str, Tensor]:
-    name, tensor = named
-    if name == "position_embedding.weight":
-        return name, tensor[: config.context_length]
-    if name in ("embedding.weight", "head.weight") or name.startswith("value_embeddings."):
-        missing = config.vocab_size - len(tensor)
-        mean = tensor.float().mean(dim=0, keepdim=True).to(tensor.dtype) if missing > 0 else tensor[:0]
-        return name, torch.cat((tensor[: config.vocab_size], mean.expand(max(missing, 0), -1)))
-    return name, tensor

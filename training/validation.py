@@ -1,4 +1,4 @@
-"""The whole validation split, every token predicted once, summed over tokens and processes."""
+"""All that is held out, every target predicted once, summed over targets and processes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data_pipeline.shards import Dataset
 from model import Decoder
 from model.device import Precision
 from model.functions import IGNORE
+from training.data import Row, ValidationSplit
 from training.distribution import World
+
+NOTHING: Row = (np.zeros(1, np.int64), np.full(1, IGNORE, np.int64))
 
 
 @dataclass(frozen=True)
@@ -29,38 +31,37 @@ class ValidationResult:
 @torch.no_grad()
 def validate(
     model: Decoder,
-    dataset: Dataset,
+    split: ValidationSplit,
     world: World,
     device: torch.device,
     precision: Precision,
     batch: int,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> ValidationResult | None:
-    """Score the split in disjoint windows of the model's context, `batch` at a time, dealt out over the processes.
+    """Score all rows, `batch` at a time, dealt out over the processes.
 
     Before every batch the processes ask each other for `stop_requested`; where one has been asked, all return None.
     """
-    stream = dataset.split("val")
-    context = model.config.context_length
-    windows = stream.scoring_windows(context, dataset.eos_id)
-    mine = range(world.rank, len(windows), world.size)
+    mine = range(world.rank, len(split.rows), world.size)
     total = 0.0
     was_training = model.training
     model.eval()
     try:
-        for first in range(0, math.ceil(len(windows) / world.size), batch):
+        for first in range(0, math.ceil(len(split.rows) / world.size), batch):
             if any(world.sum([stop_requested()], device)):
                 return None
-            chosen = [windows[number] for number in mine[first : first + batch]]
-            # All take equally many passes, as a sharded model needs; with no window left they score a row of nothing.
-            inputs = np.zeros((max(1, len(chosen)), context), np.int64)
-            targets = np.full((max(1, len(chosen)), context), IGNORE, np.int64)
+            # All take equally many passes, as a sharded model needs; with no row left they score one of nothing.
+            chosen = [split.rows[number] for number in mine[first : first + batch]] or [NOTHING]
+            shape = len(chosen), max(len(ids) for ids, _ in chosen)
+            inputs, targets = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
             for row, (ids, wanted) in enumerate(chosen):
                 inputs[row, : len(ids)], targets[row, : len(wanted)] = ids, wanted
+            wanted_at = np.flatnonzero(targets != IGNORE)
+            learned = None if len(wanted_at) == targets.size else torch.from_numpy(wanted_at).to(device)
             with precision.autocast(device):
-                total += model(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)).item()
+                loss = model(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device), learned=learned)
+            total += loss.item()
     finally:
         model.train(was_training)
     (total,) = world.sum([total], device)
-    text_bytes = int(dataset.manifest["splits"]["val"]["bytes"])
-    return ValidationResult(loss=total / len(stream), bits_per_byte=total / (text_bytes * math.log(2)))
+    return ValidationResult(total / split.targets, total / (max(1, split.text_bytes) * math.log(2)))

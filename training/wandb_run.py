@@ -235,5 +235,5 @@ def describe(job: Job) -> dict[str, Any]:
     return {
         "git_revision": git_revision(),
         "parameters": job.model.parameter_count(),
-        "data_fingerprint": job.dataset.fingerprint,
+        "data_fingerprint": job.data.fingerprint,
     }

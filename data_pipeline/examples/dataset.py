@@ -43,8 +43,8 @@ class ExampleOptions:
     """Share of the questions to hold out; 0 holds out none."""
     folds: int = 0
     """Parts for cross-validation; 0 makes none."""
-    fold: int = 0
-    """The part to validate on, from 0."""
+    fold: int | None = None
+    """With folds: the part to validate on, from 0."""
     template_variables: dict[str, str] = field(default_factory=dict)
     """More that the chat template may ask for, such as `date_string`, which pins the date that some write."""
     seed: int = 0
@@ -171,11 +171,11 @@ def _check(files: Sequence[str | Path], options: ExampleOptions) -> None:
         raise UserError(f"max_length must be at least 2 tokens, not {options.max_length}")
     if not 0 <= options.validation_fraction < 1:
         raise UserError(f"validation_fraction must be from 0 to below 1, not {options.validation_fraction}")
-    if options.folds and (options.folds < 2 or not 0 <= options.fold < options.folds):
+    if options.folds and (options.folds < 2 or options.fold is None or not 0 <= options.fold < options.folds):
         raise UserError(
             f"folds must be 2 or more (or 0) and fold from 0 to below that, not {options.folds} and {options.fold}"
         )
-    if options.fold and not options.folds:
+    if options.fold is not None and not options.folds:
         raise UserError(f"fold {options.fold} means nothing without folds, the number of parts")
     if reserved := _OUR_VARIABLES & options.template_variables.keys():
         raise UserError(f"the template variable {min(reserved)} is set by the program; take it out")
@@ -217,10 +217,10 @@ def _split(
         UserError: there are too few for the folds.
     """
     records = [record for record, _ in for_training]
-    if for_training and (options.folds or options.validation_fraction):
+    if for_training and (options.fold is not None or options.validation_fraction):
         chosen = (
             in_fold(records, options.folds, options.fold, options.seed)
-            if options.folds
+            if options.fold is not None
             else held_out(records, options.validation_fraction, options.seed)
         )
         sides: tuple[list[_Example], list[_Example]] = ([], [])

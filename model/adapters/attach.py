@@ -64,6 +64,17 @@ def adapters(model: Decoder, name: str) -> Iterator[tuple[Site, Adapter]]:
             yield site, adapter
 
 
+def trained_state(model: Decoder) -> dict[str, Tensor]:
+    """What training changes or draws, by its name in `state_dict`: all of a model without adapters, else these, with
+    the parameters of the base that are trained beside them."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name in trained or ".slot." in name or name.startswith("virtual.")
+    }
+
+
 @torch.no_grad()
 def merge(model: Decoder, name: str = "default") -> None:
     """Add the adapter to the weights that it changes, in fp32, and remove it.

@@ -15,6 +15,8 @@ RESERVED = {"lora", "active"}  # PEFT strips the first from its keys, the second
 class AdapterConfig:
     """LoRA (Hu et al. 2021, arXiv 2106.09685): low-rank updates of chosen layers."""
 
+    method: Literal["none", "lora"] = "none"
+    """What is trained; none trains the whole model."""
     rank: int = 16
     """Rank of the update."""
     alpha: float = 32.0
@@ -37,6 +39,8 @@ class AdapterConfig:
     """Scale by alpha / sqrt(rank) instead (arXiv 2312.03732)."""
     dora: bool = False
     """Train magnitudes apart from directions (arXiv 2402.09353)."""
+    lr_ratio: float = 1.0
+    """LoRA+ (arXiv 2402.12354): learning rate of B over that of A; 16 is its authors' choice."""
     init: Literal["kaiming", "gaussian", "random"] = "kaiming"
     """How A begins; B is zero, so that the update is nothing at first, but with "random"."""
 

@@ -17,9 +17,10 @@ from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer_export import UNUSED, gguf_vocabulary
 from model.config import ModelConfig
 from model.convert.hf_export import joined, misfits
+from model.convert.opening import open_run
 from model.convert.output import new_file
 from model.convert.registry import family_of_ours
-from model.convert.source import Source, open_run
+from model.convert.source import Source
 from model.positions import rotary_frequencies
 
 Quantization = Literal["f32", "bf16", "q8_0", "q4_0"]

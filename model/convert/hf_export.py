@@ -21,9 +21,10 @@ from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer_export import write_tokenizer
 from model.config import ModelConfig
 from model.convert.families import TensorRule
+from model.convert.opening import open_run
 from model.convert.output import new_directory
 from model.convert.registry import FAMILIES, family_of_ours
-from model.convert.source import Layout, Source, open_run
+from model.convert.source import Layout, Source
 from model.tensor_files import SafetensorsWriter, byte_size
 
 DtypeName = Literal["keep", "fp32", "bf16", "fp16"]

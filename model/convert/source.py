@@ -1,4 +1,4 @@
-"""Weights to start from, whatever wrote them: a run of this project, or a Hugging Face directory."""
+"""Weights in files, whatever wrote them, and those of a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.cli import from_dict
 from common.errors import UserError
 from common.files import read_json
-from common.runs import choose_checkpoint, find_run
 from model.config import ModelConfig
 from model.convert.families import Family, TensorRule
 from model.convert.registry import read_theirs
-from model.decoder import Decoder
 from model.tensor_files import TensorFiles, some
 
 Layout = tuple[tuple[int, ...], torch.dtype]
@@ -56,37 +53,12 @@ class Source:
             yield from rule.split(self.files.read(stored)).items()
 
 
-def open_source(path: str | Path, which: str = "best") -> Source:
-    """The weights at `path`: a Hugging Face directory, or a run (a path, or a name below runs/).
+def open_theirs(directory: Path) -> Source:
+    """A Hugging Face directory, with every name and shape checked.
 
     Raises:
-        UserError: there is neither, it is damaged, or it is a model that this decoder cannot express.
+        UserError: it is damaged, or a model that this decoder cannot express.
     """
-    file = Path(path) / "config.json"
-    if file.is_file() and "model_type" in read_config_file(file):
-        return open_theirs(Path(path))
-    return open_run(path, which)
-
-
-def open_run(path: str | Path, which: str = "best") -> Source:
-    """Checkpoint `which` of a run. Raises UserError as `open_source` does."""
-    run = find_run(str(path))
-    config = read_config_file(run.config)
-    if "model_type" in config:
-        raise UserError(f"{run.path} is a directory of Hugging Face already, no run; from-hf makes one of it")
-    model = from_dict(ModelConfig, config.get("model") or {}, where=f"{run.config}: model")
-    files = TensorFiles.of_file(choose_checkpoint(run, which).weights)
-    with torch.device("meta"):
-        expected = {name: tuple(parameter.shape) for name, parameter in Decoder(model).named_parameters()}
-    for name in {**expected, **files.files}:
-        shape = files.layout(name)[0] if name in files.files else "missing"
-        if shape != expected.get(name):
-            raise UserError(f"{run.path}: {name} is {shape}; config.json makes it {expected.get(name, 'no tensor')}")
-    return Source(run.path, model, files)
-
-
-def open_theirs(directory: Path) -> Source:
-    """A Hugging Face directory, with every name and shape checked. Raises UserError as `open_source` does."""
     family, config = read_theirs(read_config_file(directory / "config.json"), directory / "config.json")
     files = TensorFiles.of_directory(directory)
     return Source(directory, config, files, _match(family, config, files, directory))

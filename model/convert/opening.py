@@ -1,0 +1,91 @@
+"""Weights to start from or to use: a run of this project, with its adapter if it trained one, or a Hugging Face
+directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.cli import from_dict
+from common.errors import UserError
+from common.runs import Checkpoint, Run, choose_checkpoint, find_run
+from model.adapters.attach import attach, merge, trained_state
+from model.adapters.config import AdapterConfig
+from model.config import ModelConfig
+from model.convert.source import Source, open_theirs, read_config_file
+from model.convert.starting import base_decoder
+from model.decoder import Decoder
+from model.tensor_files import TensorFiles, TensorsInMemory, some
+
+
+def open_source(path: str | Path, which: str = "best") -> Source:
+    """The weights at `path`: a Hugging Face directory, or a run (a path, or a name below runs/).
+
+    Raises:
+        UserError: there is neither, it is damaged, or it is a model that this decoder cannot express.
+    """
+    file = Path(path) / "config.json"
+    if file.is_file() and "model_type" in read_config_file(file):
+        return open_theirs(Path(path))
+    return open_run(path, which)
+
+
+def open_run(path: str | Path, which: str = "best") -> Source:
+    """Checkpoint `which` of a run, an adapter merged into its base. Raises UserError as `open_source` does."""
+    run = find_run(str(path))
+    values = read_config_file(run.config)
+    if "model_type" in values:
+        raise UserError(f"{run.path} is a directory of Hugging Face already, no run; from-hf makes one of it")
+    config = from_dict(ModelConfig, values.get("model") or {}, where=f"{run.config}: model")
+    checkpoint = choose_checkpoint(run, which)
+    if adapter_of(values, run) is not None:
+        model = load_adapted(run, checkpoint, values, torch.device("cpu"))
+        merge(model)
+        return Source(run.path, config, TensorsInMemory(model.state_dict()))
+    files = TensorFiles.of_file(checkpoint.weights)
+    with torch.device("meta"):
+        expected = {name: tuple(parameter.shape) for name, parameter in Decoder(config).named_parameters()}
+    for name in {**expected, **files.files}:
+        shape = files.layout(name)[0] if name in files.files else "missing"
+        if shape != expected.get(name):
+            raise UserError(f"{run.path}: {name} is {shape}; config.json makes it {expected.get(name, 'no tensor')}")
+    return Source(run.path, config, files)
+
+
+def adapter_of(values: dict[str, Any], run: Run) -> AdapterConfig | None:
+    """The adapter that a run trained, by its config.json; None where it trained the whole model."""
+    config = from_dict(AdapterConfig, values.get("adapter") or {}, where=f"{run.config}: adapter")
+    return None if config.method == "none" else config
+
+
+@torch.no_grad()
+def load_adapted(run: Run, checkpoint: Checkpoint, values: dict[str, Any], device: torch.device) -> Decoder:
+    """The decoder of a run that trained an adapter: the base that it began with, and on it what was trained.
+
+    Raises:
+        UserError: the base is no longer there or another one, or the checkpoint does not fit it.
+    """
+    adapter = adapter_of(values, run)
+    assert adapter is not None
+    where = values.get("start_from")
+    config = from_dict(ModelConfig, values["model"], where=f"{run.config}: model")
+    try:
+        source = open_source(str(where))
+    except UserError as error:
+        raise UserError(f"{run.path} is an adapter of {where}, which cannot be opened: {error}") from error
+    model = base_decoder(config, source, device)
+    attach(model, adapter)
+    files, places = TensorFiles.of_file(checkpoint.weights), trained_state(model)
+    different = set(files.files) ^ set(places)
+    if different:
+        raise UserError(f"{checkpoint.weights} does not fit {run.config}: {some(different)} is in one of them only")
+    for name, place in places.items():
+        tensor = files.read(name)
+        if tensor.shape != place.shape:
+            raise UserError(
+                f"{checkpoint.weights}: {name} has shape {tuple(tensor.shape)}, on {where} it is {tuple(place.shape)}"
+            )
+        place.copy_(tensor)
+    return model

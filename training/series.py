@@ -1,0 +1,42 @@
+"""The runs that one config stands for: one, or one a stage, or one a fold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from common.errors import UserError
+from common.runs import RUNS_ROOT
+from training.config import RunConfig
+
+
+def runs_of(config: RunConfig) -> list[RunConfig]:
+    """The configs of these runs, in their order. Each stage starts from the last one, and has a schedule of its own.
+
+    Raises:
+        UserError: the stages and the files to validate on do not match.
+    """
+    examples = config.examples
+    if examples.stages:
+        return _stages(config)
+    if examples.folds and examples.fold is None:
+        return [
+            replace(config, name=f"{config.name}_fold_{fold}", examples=replace(examples, fold=fold))
+            for fold in range(examples.folds)
+        ]
+    return [config]
+
+
+def _stages(config: RunConfig) -> list[RunConfig]:
+    examples, found, start = config.examples, [], config.start_from
+    held_out = examples.validation_files
+    if held_out and len(held_out) != len(examples.stages):
+        raise UserError(
+            f"there are {len(examples.stages)} examples.stages and {len(held_out)} examples.validation_files; give one "
+            "to validate on for every stage, or none"
+        )
+    for number, file in enumerate(examples.stages):
+        name = f"{config.name}_stage_{number + 1}"
+        of_stage = replace(examples, stages=(), files=(file,), validation_files=held_out[number : number + 1])
+        found.append(replace(config, name=name, start_from=start, examples=of_stage))
+        start = str(RUNS_ROOT / name)
+    return found
