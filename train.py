@@ -5,21 +5,26 @@ from common.threads import bind_threads, keep_freed_memory
 bind_threads()
 keep_freed_memory()
 
+import os  # noqa: E402
+import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
-from dataclasses import dataclass, field, replace  # noqa: E402
+from dataclasses import dataclass, field, fields, replace  # noqa: E402
 from typing import Annotated  # noqa: E402
 
 import tyro  # noqa: E402
 
 from common.cli import parse_command, run_command  # noqa: E402
+from common.runs import RUNS_ROOT, Run  # noqa: E402
 from training.config import BudgetConfig, RunConfig  # noqa: E402
+from training.leaving import how_to_load, leave_adapter  # noqa: E402
 from training.run import run_training  # noqa: E402
+from training.series import runs_of  # noqa: E402
 from training.starting import model_of_start  # noqa: E402
 
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """Train a decoder as CONFIG says; the same command again resumes the run."""
+    """Train a decoder as CONFIG says, or fine-tune one; the same command again resumes the run."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     dry_run: bool = False
@@ -29,11 +34,27 @@ class TrainCommand:
 def main(argv: Sequence[str]) -> None:
     command = parse_command(TrainCommand, RunConfig, argv, "train.py", prepare=model_of_start)
     config = command.config
-    given = {name for name in ("tokens", "steps", "minutes") if any(a.startswith(f"--budget.{name}") for a in argv)}
+    given = {part.name for part in fields(BudgetConfig) if any(a.startswith(f"--budget.{part.name}") for a in argv)}
     if given:
-        # A budget on the command line replaces the config's, whichever of the three that set.
+        # A budget on the command line replaces the config's, whichever of them that set.
         config = replace(config, budget=BudgetConfig(**{name: getattr(config.budget, name) for name in given}))
-    run_training(config, command.dry_run)
+    for one in runs_of(config):
+        finished = run_training(one, command.dry_run)
+        if one.examples.used and not command.dry_run and os.environ.get("RANK", "0") == "0":
+            leave_behind(one)
+        if not finished:
+            return
+
+
+def leave_behind(config: RunConfig) -> None:
+    """What a fine-tune leaves in its directory: an adapter, metrics, figures, and a summary that is printed as well."""
+    from evaluation.fine_tuning import describe, write_artifacts  # draws: not for those who only train
+
+    run = Run(RUNS_ROOT / config.name)
+    if not run.checkpoints():
+        return
+    adapter = leave_adapter(run)
+    print(describe(write_artifacts(run, how_to_load(run, str(config.start_from), adapter))), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,8 @@ def _data_figures(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     figures: dict[str, str] = {}
     for key, value in data.items():
         name = prefix + str(key).replace("_", " ")
+        if key in ("style", "template_variables", "files"):
+            continue
         if isinstance(value, Mapping):
             figures |= _data_figures(value, f"{name}, ")
         elif key == "problems" and isinstance(value, Sequence):

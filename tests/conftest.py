@@ -11,6 +11,7 @@ import torch
 from hypothesis import settings
 from test_data_helpers import small_config, write_config, write_corpus
 from tiny import make_project
+from tuning import make_base
 
 from data_pipeline.config import DataConfig
 from data_pipeline.pipeline import curate
@@ -52,6 +53,17 @@ def built(corpus: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple
 @pytest.fixture(scope="session")
 def project_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="session")
+def tuning_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("tuning"))
+
+
+@pytest.fixture
+def tuning(tuning_template: Path, tmp_path: Path) -> Path:
+    """A fresh working directory with a trained run `base`, `questions.txt` and `tune.py`."""
+    return shutil.copytree(tuning_template, tmp_path / "tuning")
 
 
 @pytest.fixture

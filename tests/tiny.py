@@ -111,11 +111,11 @@ def make_project(directory: Path) -> Path:
     return directory
 
 
-def train_command(*arguments: str, processes: int = 1) -> list[str]:
+def train_command(*arguments: str, processes: int = 1, config: str = "tiny.py") -> list[str]:
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [*launcher, str(PROJECT / "train.py"), "tiny.py", *arguments]
+    return [*launcher, str(PROJECT / "train.py"), config, *arguments]
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -129,15 +129,17 @@ class Result:
     stderr: str
 
 
-def run_train(directory: Path, *arguments: str, processes: int = 1, expect: int = 0, **extra: str) -> Result:
-    """Run `train.py tiny.py` in `directory` and check its exit status.
+def run_train(
+    directory: Path, *arguments: str, processes: int = 1, expect: int = 0, config: str = "tiny.py", **extra: str
+) -> Result:
+    """Run `train.py` with `config` in `directory` and check its exit status.
 
     In this process, which spares seconds of imports, unless several processes or environment variables are asked for.
     """
     if processes == 1 and not extra:
-        return run_here(directory, *arguments, expect=expect)
+        return run_here(directory, *arguments, expect=expect, config=config)
     result = subprocess.run(
-        train_command(*arguments, processes=processes),
+        train_command(*arguments, processes=processes, config=config),
         cwd=directory,
         env=environment(**extra),
         capture_output=True,
@@ -148,26 +150,34 @@ def run_train(directory: Path, *arguments: str, processes: int = 1, expect: int 
     return Result(result.stdout, result.stderr)
 
 
-def run_here(directory: Path, *arguments: str, expect: int = 0) -> Result:
+def run_here(directory: Path, *arguments: str, expect: int = 0, config: str = "tiny.py") -> Result:
     import train
 
     before, stdout, stderr = Path.cwd(), io.StringIO(), io.StringIO()
     os.chdir(directory)
     try:
         with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as ended:
-            run_command(train.main, ["tiny.py", *arguments])
+            run_command(train.main, [config, *arguments])
     finally:
         os.chdir(before)
     assert ended.value.code == expect, stdout.getvalue() + stderr.getvalue()
     return Result(stdout.getvalue(), stderr.getvalue())
 
 
-def kill_when(due: Callable[[Path], bool], project: Path, *arguments: str, pause: float = 0, **extra: str) -> None:
+def kill_when(
+    due: Callable[[Path], bool],
+    project: Path,
+    *arguments: str,
+    pause: float = 0,
+    config: str = "tiny.py",
+    run: str = "tiny",
+    **extra: str,
+) -> None:
     """Train until `due` is true of the run's directory, then SIGKILL, after a `pause` of so many seconds if asked."""
     process = subprocess.Popen(
-        train_command(*arguments), cwd=project, env=environment(**extra), stderr=subprocess.DEVNULL
+        train_command(*arguments, config=config), cwd=project, env=environment(**extra), stderr=subprocess.DEVNULL
     )
-    while not due(project / "runs" / "tiny"):
+    while not due(project / "runs" / run):
         assert process.poll() is None
         time.sleep(0.005)
     if pause:
@@ -193,6 +203,6 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 def losses(run: Path) -> list[tuple[Any, ...]]:
     """Everything in metrics.jsonl that must not depend on when the run was interrupted."""
     return [
-        (row["step"], row["tokens"], row["train/loss"], row["lr"], row["grad_norm"], row.get("val/loss"))
+        tuple(row.get(key) for key in ("step", "tokens", "train/loss", "lr", "grad_norm", "val/loss"))
         for row in read_metrics(run)
     ]

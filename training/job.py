@@ -41,6 +41,7 @@ class Job:
     peak_flops: float | None  # of one device, None where it is not known
     compiled: bool = False
     gradients_checked: bool = False
+    stopped: bool = False  # before its end, as it was asked to
 
     def current_split(self) -> BatchSplit:
         """How the next step is split."""

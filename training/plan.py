@@ -110,14 +110,14 @@ def print_plan(
     with torch.device("meta"):
         model = Decoder(config.model)
     parameters, flops = model.parameter_count(), model.flops_per_token()
-    trained, adapted = attach_for_counting(model, config), config.adapter.method != "none"
+    trained = attach_for_counting(model, config)
     table = Table(show_header=False, title=f"run {config.name}", title_justify="left")
     rows = {
         "device": f"{describe_device(device)}, {split.world} process(es)"
         + (f", {config.distribution.strategy}" if split.world > 1 else ""),
         "precision": f"{precision.name}: {precision.reason}",
         "parameters": f"{parameters:,} ({parameters - model.embedding.weight.numel():,} without the embedding)",
-        "trained": f"{trained:,} ({trained / parameters:.2%}), by {config.adapter.method}" if adapted else "all",
+        "trained": describe_trained(model, config),
         "FLOPs per token": f"{flops:,}",
         "a step": describe_step(config, split),
         "memory": f"about {estimate_memory(config, parameters, trained, split, precision) / 2**30:.1f} GiB a process",
@@ -142,6 +142,12 @@ def attach_for_counting(model: Decoder, config: RunConfig) -> int:
         with torch.device("meta"):
             attach(model, replace(config.adapter, init="random"))  # others look at the weights
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def describe_trained(model: Decoder, config: RunConfig) -> str:
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    share = trained / model.parameter_count()
+    return "all" if config.adapter.method == "none" else f"{trained:,} ({share:.2%}), by {config.adapter.method}"
 
 
 def describe_step(config: RunConfig, split: BatchSplit) -> str:

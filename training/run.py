@@ -44,8 +44,8 @@ FIXED_FIELDS = (
 )
 
 
-def run_training(config: RunConfig, dry_run: bool = False) -> None:
-    """Train `config`, or go on training it where its newest whole checkpoint left off.
+def run_training(config: RunConfig, dry_run: bool = False) -> bool:
+    """Train `config`, or go on training it where its newest whole checkpoint left off; returns whether it is finished.
 
     Raises:
         UserError: whatever keeps the run from starting or going on, with what to do about it.
@@ -62,7 +62,7 @@ def run_training(config: RunConfig, dry_run: bool = False) -> None:
     if world.is_main:
         print_plan(config, split, device, precision, console)
     if dry_run:
-        return
+        return False
     run = Run(RUNS_ROOT / config.name)
     with trouble_explained(config, run, device), process_group(world, device), ExitStack() as stack:
         job = make_job(config, run, split, world, device, precision)
@@ -72,13 +72,14 @@ def run_training(config: RunConfig, dry_run: bool = False) -> None:
         for line in [] if state else job.data.report():
             console.print(line, soft_wrap=True)
         if is_over(job, state, console):
-            return
+            return True
         if world.is_main:
             prepare_directory(job)
         job.compiled = compile_on_the_clock(job, state, console)
         record(job, state, console)
         if world.is_main:
             say_what_next(run, job.progress, console)
+        return not job.stopped
 
 
 @contextmanager
@@ -265,6 +266,7 @@ def record(job: Job, state: dict[str, Any], console: Console) -> None:
             histograms = HistogramRecorder(job, job.config.tracking.histograms_every)
             stack.callback(histograms.close)
         train(job, Journal(tracker, display, histograms, stop, state, job.progress.seconds))
+        job.stopped = any(job.world.gather(stop.asked)) and job.fraction_used() < 1
 
 
 def say_what_next(run: Run, progress: Progress, console: Console) -> None:
