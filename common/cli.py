@@ -18,12 +18,14 @@ import tyro
 from pydantic import TypeAdapter, ValidationError
 
 from common.errors import UserError
+from common.files import read_json
 
 T = TypeVar("T")
 
 
 def load_config(path: str | Path, kind: type[T]) -> T:
-    """Import the Python file at `path` and return its `config`, with every field's type checked.
+    """Import the Python file at `path` and return its `config`, with every field's type checked; or read the JSON that
+    a run has saved its own in.
 
     Raises:
         UserError: the file is missing or fails to run, defines no `config` of type `kind`, or has a field with an
@@ -33,6 +35,8 @@ def load_config(path: str | Path, kind: type[T]) -> T:
     if not path.is_file():
         beside = [str(other) for other in sorted(path.parent.glob("*.py"))]
         raise UserError(f"config file {path} does not exist{_suggest(str(path), beside)}")
+    if path.suffix == ".json":
+        return _load_json(path, kind)
     spec = importlib.util.spec_from_file_location(f"config_file_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"config file {path} is not Python: its name must end in .py")
@@ -91,19 +95,34 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[T], values: dict[str, Any], where: str) -> T:
-    """Build the flat dataclass `kind` from plain values, such as a saved config.
+    """Build the dataclass `kind` from plain values, such as a saved config.
 
     Raises:
         UserError: an unknown field (the nearest known one is suggested) or a value of the wrong type.
     """
-    known = _field_names(kind)
-    for key in values:
-        if key not in known:
-            raise UserError(f"{where}: {kind.__name__} has no field {key!r}{_suggest(key, known)}")
+    _check_names(kind, values, where)
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         raise UserError(f"{where}: {_explain(error)}") from error
+
+
+def _load_json(path: Path, kind: type[T]) -> T:
+    try:
+        values = dict(read_json(path))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"config file {path} is no JSON object: {error}") from error
+    return from_dict(kind, values, where=str(path))
+
+
+def _check_names(kind: type[Any], values: dict[str, Any], where: str) -> None:
+    """Raises UserError for a field that `kind`, or a dataclass right inside it, does not have."""
+    hints = typing.get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            raise UserError(f"{where}: {kind.__name__} has no field {key!r}{_suggest(key, hints)}")
+        if dataclasses.is_dataclass(hints[key]) and isinstance(value, dict):
+            _check_names(typing.cast(Any, hints[key]), value, f"{where}: {key}")
 
 
 def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> NoReturn:

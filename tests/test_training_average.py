@@ -18,6 +18,7 @@ from common.runs import Checkpoint, Run
 from data_pipeline.shards import Dataset
 from inference import SamplingOptions, generate, load_run
 from model.device import Precision
+from training.batches import CuratedData
 from training.distribution import World
 from training.validation import validate
 
@@ -48,14 +49,15 @@ def test_validation_samples_and_evaluation_use_the_average(project: Path, monkey
     assert_one_step_on(both(earlier)[1], weights, average, step=12)
     assert last.weights.name == "average.safetensors"
 
-    loaded, dataset = load_run(run, "last", "cpu"), Dataset("data/tiny")
+    loaded = load_run(run, "last", "cpu")
+    held_out = CuratedData(Dataset("data/tiny"), loaded.model.config.context_length, seed=0).validation
     state = loaded.model.state_dict()
     assert state.keys() == average.keys() and all(value.equal(average[name]) for name, value in state.items())
     options = SamplingOptions(max_new_tokens=8, temperature=0.8, top_k=50, seed=0)
     found = []
     for values in (average, weights):
         loaded.model.load_state_dict(values)
-        result = validate(loaded.model, dataset, World(), CPU, FP32, batch=4)
+        result = validate(loaded.model, held_out, World(), CPU, FP32, batch=4)
         assert result is not None
         found.append((result.loss, generate(loaded.model, loaded.tokenizer, "the ", options)[0].text))
     (loss, text), (loss_of_weights, text_of_weights) = found

@@ -14,6 +14,7 @@ from common.cli import from_dict, load_config, parse_command, to_dict
 from common.errors import UserError
 from common.files import read_json, sha256_of, write_json
 from common.runs import Run
+from model.adapters.config import AdapterConfig
 from train import TrainCommand
 from training.config import OpeningConfig, OptimizerConfig, RunConfig
 from training.config_checks import check
@@ -117,3 +118,15 @@ def replace_state(run: Run, state: dict[str, Any]) -> None:
     manifest = read_json(directory / "manifest.json")
     manifest["files"]["state.json"] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
     write_json(directory / "manifest.json", manifest)
+
+
+def test_the_saved_config_of_a_run_is_a_config_file(tmp_path: Path) -> None:
+    config = RunConfig(name="x", adapter=AdapterConfig(method="lora", targets=("c_attn",)), start_from="base")
+    write_json(tmp_path / "config.json", to_dict(config))
+    assert load_config(tmp_path / "config.json", RunConfig) == config
+    write_json(tmp_path / "config.json", {**to_dict(config), "adapter": {"methud": "lora"}})
+    with pytest.raises(UserError, match=r"adapter: AdapterConfig has no field 'methud'; did you mean 'method'"):
+        load_config(tmp_path / "config.json", RunConfig)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(UserError, match="is no JSON object"):
+        load_config(tmp_path / "config.json", RunConfig)

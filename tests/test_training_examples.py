@@ -222,6 +222,12 @@ def test_stages_follow_each_other_and_are_not_done_twice(tuning: Path) -> None:
     first = read_metrics(tuning / "runs" / "tuned_stage_2")[0]
     assert first["step"] == 0 and "val/loss" in first
     assert tune(tuning, *flags).stderr.count("nothing to do") == 2
+    # A kill in the middle of the second stage changes no number.
+    again = ("--name", "again", *flags)
+    kill_when(has_logged(3), tuning, *again, config="tune.py", run="again_stage_2")
+    tune(tuning, *again)
+    for stage in ("stage_1", "stage_2"):
+        assert losses(tuning / "runs" / f"again_{stage}") == losses(tuning / "runs" / f"tuned_{stage}")
 
 
 def test_folds_hold_out_every_question_once(tuning: Path) -> None:

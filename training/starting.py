@@ -15,7 +15,7 @@ from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer_import import pack
 from model import Decoder, ModelConfig
 from model.adapters.attach import attach
-from model.convert.opening import open_source
+from model.convert.opening import architecture_of
 from model.convert.source import Source, read_config_file
 from model.convert.starting import base_decoder, start
 from training.batches import CuratedData
@@ -44,7 +44,7 @@ def model_of_start(config: RunConfig, flags: Sequence[str]) -> RunConfig:
     if begun.get("start_from") == place and run.checkpoints():
         model = from_dict(ModelConfig, begun.get("model") or {}, where=f"{run.config}: model")
     else:
-        model = open_source(str(place)).config
+        model = architecture_of(str(place))
     return replace(config, model=model)
 
 

@@ -26,10 +26,21 @@ def open_source(path: str | Path, which: str = "best") -> Source:
     Raises:
         UserError: there is neither, it is damaged, or it is a model that this decoder cannot express.
     """
+    return open_theirs(Path(path)) if _is_theirs(path) else open_run(path, which)
+
+
+def architecture_of(path: str | Path) -> ModelConfig:
+    """The architecture of the weights at `path`, without opening those of a run. Raises UserError as `open_source`."""
+    if _is_theirs(path):
+        return open_theirs(Path(path)).config
+    run = find_run(str(path))
+    values = read_config_file(run.config)
+    return from_dict(ModelConfig, values.get("model") or {}, where=f"{run.config}: model")
+
+
+def _is_theirs(path: str | Path) -> bool:
     file = Path(path) / "config.json"
-    if file.is_file() and "model_type" in read_config_file(file):
-        return open_theirs(Path(path))
-    return open_run(path, which)
+    return file.is_file() and "model_type" in read_config_file(file)
 
 
 def open_run(path: str | Path, which: str = "best") -> Source:
