@@ -117,7 +117,12 @@ class Decoder(nn.Module):
     @property
     def room(self) -> int:
         """The longest text: the context without the trained positions that stand before it."""
-        return self.config.context_length - (0 if self.virtual is None else self.virtual.count)
+        return self.config.context_length - (0 if self.before_text is None else self.before_text.count)
+
+    @property
+    def before_text(self) -> VirtualTokens | None:
+        """The trained positions that stand before every text, where there are some and they are switched on."""
+        return self.virtual if self.virtual is not None and self.virtual.active else None
 
     def hidden(
         self,
@@ -128,21 +133,21 @@ class Decoder(nn.Module):
     ) -> Tensor:  # (batch, time, width)
         """The normalised output of the last block."""
         dropout = self.training and self.config.dropout > 0
-        rows = self.embedding(ids)
+        rows, before = self.embedding(ids), self.before_text
         if cache is not None:
-            if self.virtual is not None and cache.length == 0:
+            if before is not None and cache.length == 0:
                 self.begin(cache)
             cache.place(ids.shape[1], counts)
             self._check_room(cache.filled)
             x = self._through(rows, ids, locate_after(self.config, ids, cache, dropout), cache)
             cache.advance()
             return x
-        virtual = 0 if self.virtual is None else self.virtual.count
+        virtual = 0 if before is None else before.count
         self._check_room(virtual + ids.shape[1])
-        embedded = isinstance(self.virtual, Prompt)
-        if isinstance(self.virtual, Prompt):
-            rows = self.virtual.before(rows)
-        past = PrefixPast(self.virtual) if isinstance(self.virtual, Prefix) else None
+        embedded = isinstance(before, Prompt)
+        if isinstance(before, Prompt):
+            rows = before.before(rows)
+        past = PrefixPast(before) if isinstance(before, Prefix) else None
         positions = locate(self.config, ids, dropout, documents, virtual, embedded)
         x = self._through(rows, ids, positions, past)
         return x[:, virtual:] if embedded else x
@@ -150,14 +155,15 @@ class Decoder(nn.Module):
     @torch.no_grad()
     def begin(self, cache: KVCache) -> None:
         """Put the trained positions that stand before every text into an empty cache."""
-        if isinstance(self.virtual, Prefix):
-            self.virtual.fill(cache)
-        elif isinstance(self.virtual, Prompt):
+        before = self.before_text
+        if isinstance(before, Prefix):
+            before.fill(cache)
+        elif isinstance(before, Prompt):
             batch = cache.keys.shape[1]
             none = torch.empty(batch, 0, dtype=torch.int64, device=cache.keys.device)
-            rows = self.virtual.before(self.embedding(none))
-            cache.place(self.virtual.count, None)
-            self._through(rows, none, locate(self.config, none, False, None, self.virtual.count, True), cache)
+            rows = before.before(self.embedding(none))
+            cache.place(before.count, None)
+            self._through(rows, none, locate(self.config, none, False, None, before.count, True), cache)
             cache.advance()
         if cache.documents is not None:
             cache.documents[:, : cache.length] = EVERY

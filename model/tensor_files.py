@@ -130,6 +130,12 @@ class TensorsInMemory(TensorFiles):
         return self._tensors[name]
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What is written in a safetensors file beside its tensors. Raises UserError when the file is damaged."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:

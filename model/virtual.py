@@ -13,6 +13,9 @@ class VirtualTokens(nn.Module):
     """`count` positions before every text, which then begins at position `count`."""
 
     count: int
+    name = "default"
+    active = True
+    """Whether the decoder applies them."""
 
 
 class Prompt(VirtualTokens):

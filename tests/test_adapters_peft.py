@@ -9,8 +9,8 @@ from typing import Any
 import peft
 import pytest
 import torch
+from peft_models import TARGETS, disturb, ours, some_ids, theirs, write_base
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from common.errors import UserError
 from model import Decoder, ModelConfig
@@ -18,15 +18,8 @@ from model.adapters.attach import activate, adapters, attach, merge
 from model.adapters.config import AdapterConfig
 from model.adapters.files import load_adapter, save_adapter
 from model.adapters.sites import find_sites
-from model.convert.source import open_theirs
 from model.presets import preset
-from model.weights import fill
 
-SIZES: dict[str, Any] = {"vocab_size": 128, "bos_token_id": 0, "eos_token_id": 0}
-TARGETS = {
-    "gpt2": ("c_attn", "c_proj", "c_fc"),
-    "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-}
 # What differs from plain LoRA, in our words and in theirs.
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
@@ -43,43 +36,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.fixture(params=["gpt2", "llama"])
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A Hugging Face directory of two random layers."""
-    directory = tmp_path / request.param
-    torch.manual_seed(0)
-    if request.param == "gpt2":
-        off = {"attn_pdrop": 0, "embd_pdrop": 0, "resid_pdrop": 0}
-        model: PreTrainedModel = GPT2LMHeadModel(
-            GPT2Config(n_layer=2, n_embd=64, n_head=2, n_positions=64, **off, **SIZES)
-        )
-    else:
-        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
-        model = LlamaForCausalLM(LlamaConfig(hidden_size=64, intermediate_size=96, **heads, **SIZES))
-    model.save_pretrained(directory)
-    return directory
-
-
-def ours(base: Path) -> Decoder:
-    source = open_theirs(base)
-    model = Decoder(source.config)
-    fill(model, source.tensors(), str(base))
-    return model.eval()
-
-
-def theirs(base: Path) -> PreTrainedModel:
-    return {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}[base.name].from_pretrained(base).eval()
-
-
-def some_ids() -> Tensor:
-    return torch.randint(128, (2, 17), generator=torch.Generator().manual_seed(3))
-
-
-def disturb(model: Decoder) -> None:
-    """As after some training."""
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for _, adapter in adapters(model, "default"):
-            for parameter in adapter.parameters():
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return write_base(request.param, tmp_path)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -101,7 +58,7 @@ def test_the_same_seed_gives_the_same_draws_outputs_and_gradients(base: Path, va
     )
     model = ours(base)
     torch.manual_seed(5)
-    sites = attach(model, AdapterConfig(rank=8, alpha=16, dropout=0.1, targets=targets, **mine))
+    sites = attach(model, AdapterConfig("lora", rank=8, alpha=16, dropout=0.1, targets=targets, **mine))
     places = {name: value for name, value in reference.named_parameters() if value.requires_grad}
     pairs = [
         (places[f"base_model.model.{site.name}.lora_{part}.default.weight"], getattr(adapter, f"lora_{part}").weight)
@@ -131,7 +88,7 @@ def test_the_same_seed_gives_the_same_draws_outputs_and_gradients(base: Path, va
 
 @pytest.mark.parametrize("variant", ["plain", "rslora", "dora", "patterns"])
 def test_files_go_both_ways_and_merging_gives_the_same(base: Path, variant: str, tmp_path: Path) -> None:
-    config = AdapterConfig(rank=8, alpha=16, targets=TARGETS[base.name], **VARIANTS[variant][0])
+    config = AdapterConfig("lora", rank=8, alpha=16, targets=TARGETS[base.name], **VARIANTS[variant][0])
     model = ours(base)
     untrained = model(some_ids())
     attach(model, config)
@@ -154,7 +111,7 @@ def test_files_go_both_ways_and_merging_gives_the_same(base: Path, variant: str,
 
 def test_an_embedding_is_adapted_as_peft_does(tmp_path: Path, base: Path) -> None:
     name = {"gpt2": "wte", "llama": "embed_tokens"}[base.name]
-    config = AdapterConfig(rank=4, targets=(name,))
+    config = AdapterConfig("lora", rank=4, targets=(name,))
     model = ours(base)
     attach(model, config)
     disturb(model)
@@ -169,7 +126,7 @@ def test_several_adapters_are_switched(base: Path) -> None:
     plain = model(some_ids())
     outputs = {}
     for name in ("first", "second"):
-        attach(model, AdapterConfig(rank=2), name)
+        attach(model, AdapterConfig("lora", rank=2), name)
         for _, adapter in adapters(model, name):
             torch.nn.init.normal_(adapter.lora_B.weight, std=0.1)  # type: ignore[union-attr,arg-type]
         outputs[name] = model(some_ids())
@@ -186,9 +143,9 @@ def test_several_adapters_are_switched(base: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "config", "count"),
     [
-        ("gpt2", AdapterConfig(rank=16, targets=TARGETS["gpt2"]), 2_359_296),
-        ("gpt2-xl", AdapterConfig(rank=16, targets=TARGETS["gpt2"]), 19_660_800),
-        ("llama-3.2-3b", AdapterConfig(rank=32, alpha=64), 48_627_712),
+        ("gpt2", AdapterConfig("lora", rank=16, targets=TARGETS["gpt2"]), 2_359_296),
+        ("gpt2-xl", AdapterConfig("lora", rank=16, targets=TARGETS["gpt2"]), 19_660_800),
+        ("llama-3.2-3b", AdapterConfig("lora", rank=32, alpha=64), 48_627_712),
     ],
 )
 def test_trainable_counts_of_published_sizes(name: str, config: AdapterConfig, count: int) -> None:
@@ -218,7 +175,7 @@ def test_our_own_recipe_has_sites_too() -> None:
 )
 @pytest.mark.parametrize("base", ["gpt2"], indirect=True)
 def test_a_wrong_adapter_is_refused(change: dict[str, Any], message: str, tmp_path: Path, base: Path) -> None:
-    config = AdapterConfig(rank=4, targets=TARGETS["gpt2"])
+    config = AdapterConfig("lora", rank=4, targets=TARGETS["gpt2"])
     model = ours(base)
     attach(model, config)
     with pytest.raises(UserError, match="changes nothing"):

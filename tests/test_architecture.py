@@ -12,7 +12,7 @@ ALLOWED = {
     "common": set(),
     "data_pipeline": {"common"},
     "model": {"common"},
-    "model.adapters": {"common", "model", "model.convert.registry", "model.convert.output"},
+    "model.adapters": {"common", "model", "model.convert.registry", "model.convert.families", "model.convert.output"},
     "model.convert": {
         "common",
         "model",

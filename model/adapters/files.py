@@ -1,7 +1,10 @@
-"""Adapters as PEFT stores them: `adapter_config.json` and `adapter_model.safetensors`."""
+"""Adapters as PEFT stores them: `adapter_config.json`, `adapter_model.safetensors` and a model card."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,138 +13,202 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.errors import UserError
-from common.files import read_json, write_json
-from model.adapters.attach import adapters, attach
+from common.files import atomic_write, read_json, write_json
+from model.adapters.attach import activate, active_names, adapters, attach, names, remove
+from model.adapters.card import model_card
 from model.adapters.config import AdapterConfig
+from model.adapters.fingerprint import base_fingerprint, compare_bases
+from model.adapters.peft_config import check_fits, from_peft, to_peft
+from model.adapters.sites import find_sites, trained_rules
+from model.convert.families import TensorRule
 from model.convert.output import new_directory
+from model.convert.registry import family_of_ours
 from model.decoder import Decoder
-from model.tensor_files import TensorFiles, some
+from model.slots import Embedding
+from model.tensor_files import TensorFiles, read_metadata, some
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-# Fields of theirs that name what this project does not do; with any other value the adapter would mean something else.
-REFUSED = ("modules_to_save", "layer_replication", "megatron_config", "trainable_token_indices", "target_parameters")
-PLAIN_INITS = (None, True, False, "gaussian")  # others change the base as well
-KNOWN = {
-    *("peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules"),
-    *("fan_in_fan_out", "bias", "inference_mode", "base_model_name_or_path", "use_rslora", "use_dora", "rank_pattern"),
-    *("alpha_pattern", "init_lora_weights", "peft_version", "layers_to_transform", "revision", "auto_mapping"),
-    *(
-        "megatron_core",
-        "layers_pattern",
-        "loftq_config",
-        "eva_config",
-        "corda_config",
-        "qalora_group_size",
-        "ensure_weight_tying",
-    ),
-}
+CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
+HEAD = "lm_head"  # in whole models of all families
+FINGERPRINT = "base_fingerprint"  # in the metadata of the weights
 
 
 def save_adapter(model: Decoder, config: AdapterConfig, directory: Path, base: str, name: str = "default") -> None:
-    """Write the LoRA adapter `name` as a new `directory`, from which `PeftModel.from_pretrained` loads it.
+    """Write the adapter `name` as a new `directory`, from which `PeftModel.from_pretrained` loads it.
+
+    PiSSA is written as a plain LoRA of twice the rank, for the base as it is. A whole embedding that is the head too is
+    written as both, because PEFT would leave the head as it was. PEFT has no bottleneck adapters; their
+    files have the same names and the `peft_type` BOTTLENECK, and only this project loads them.
 
     Raises:
-        UserError: `directory` holds something already, or could not be written.
+        UserError: there is no such adapter, `directory` holds something already, or could not be written.
     """
-    found = list(adapters(model, name))
+    if name not in names(model):
+        raise UserError(f"there is no adapter {name!r} to be saved; there are {', '.join(names(model)) or 'none'}")
+    found, rules = list(adapters(model, name)), trained_rules(model, config)
     tensors = {
-        f"{PREFIX}{site.name}.{key}": value.detach().cpu().contiguous()
+        f"{_prefix(config)}{site.name}.{key}": value
         for site, adapter in found
-        for key, value in adapter.state_dict().items()
+        for key, value in adapter.tensors().items()
     }
-    values = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "lora_dropout": config.dropout,
-        "target_modules": [site.name for site, _ in found],
-        "rank_pattern": config.rank_pattern,
-        "alpha_pattern": config.alpha_pattern,
-        "use_rslora": config.rslora,
-        "use_dora": config.dora,
-        "init_lora_weights": True,
-        "fan_in_fan_out": any(site.transposed for site, _ in found),
-        "bias": "none",
-        "modules_to_save": None,
-        "inference_mode": True,
-    }
+    if model.virtual is not None and model.virtual.name == name:
+        tensors = {key: value.detach() for key, value in model.virtual.state_dict().items()}
+    parameters: dict[str, Tensor | None] = {key: value.detach() for key, value in model.named_parameters()}
+    for rule in rules:
+        if rule.ours[0] in parameters:
+            tensors[_prefix(config) + rule.theirs] = rule.join(parameters, torch.float32)
+    values = to_peft(config, base, model.config, found)
+    if model.head is None and "embedding.weight" in _trained(rules) and family_of_ours(model.config) is not None:
+        tensors[f"{_prefix(config)}{HEAD}.weight"] = model.embedding.weight.detach().float().clone()
+        values["modules_to_save"].append(HEAD)
+    metadata = {"format": "pt", FINGERPRINT: base_fingerprint(model, _trained(rules))}
+    card = model_card(config, base, len(found), sum(value.numel() for value in tensors.values()))
     with new_directory(directory) as path:
-        save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
+        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, path / WEIGHTS, metadata=metadata)
         write_json(path / CONFIG, values)
+        with atomic_write(path / CARD) as file:
+            file.write(card)
 
 
 @torch.no_grad()
 def load_adapter(model: Decoder, directory: Path, name: str = "default") -> AdapterConfig:
-    """Attach the LoRA adapter that PEFT or `save_adapter` wrote.
+    """Attach the adapter that PEFT or `save_adapter` wrote; says so on standard error when only one of the base now and
+    the base in training is quantized, so that they could not be compared in full.
 
     Raises:
         UserError: a file is missing or damaged, the adapter is of a kind that is not known here, belongs to another
-            base, or changes nothing.
+            base, or changes nothing. Then `model` is as before.
     """
-    config = read_adapter_config(directory)
-    files = TensorFiles.of_file(directory / WEIGHTS)
-    attach(model, config, name)
-    places: dict[str, Tensor] = {
-        f"{PREFIX}{site.name}.{key}": value
-        for site, adapter in adapters(model, name)
-        for key, value in adapter.state_dict(keep_vars=True).items()
-    }
-    missing, extra = set(places) - set(files.files), set(files.files) - set(places)
-    if missing or extra:
-        said = [f"lacks {some(missing)}"] * bool(missing) + [f"holds {some(extra)}, which it has no place for"] * bool(
-            extra
-        )
-        raise UserError(f"{directory / WEIGHTS} is no adapter of this model: it {' and '.join(said)}")
-    changes = False
-    for key, place in places.items():
-        tensor = files.read(key)
-        if tensor.shape != place.shape:
-            raise UserError(
-                f"{directory / WEIGHTS}: {key} has shape {tuple(tensor.shape)}, this model needs {tuple(place.shape)}; "
-                "it was trained on another base"
-            )
-        place.copy_(tensor)
-        changes |= key.endswith(("lora_B.weight", "lora_embedding_A")) and bool(tensor.any())
-    if not changes and not config.dora:
-        raise UserError(f"{directory / WEIGHTS} changes nothing: all its updates are zero; it was never trained")
+    where, path = directory / CONFIG, directory / WEIGHTS
+    values = _read_values(where)
+    config = from_peft(values, str(where))
+    check_fits(values, config.method, model.config, str(where))
+    if model.head is None:  # what trains the embedding trains it too
+        config = replace(config, modules_to_save=tuple(each for each in config.modules_to_save if each != HEAD))
+    files, rules = TensorFiles.of_file(path), trained_rules(model, config)
+    _check_base(model, path, rules)
+    _check_head(model, config, rules, values, files)
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    active = active_names(model)
+    # What a text began as is in the tensors by now.
+    attach(model, replace(config, prompt_text=None), name)
+    try:
+        _fill(model, config, rules, files, path, name)
+    except UserError:
+        remove(model, name)
+        for parameter, flag in flags.items():
+            parameter.requires_grad = flag
+        activate(model, active)
+        raise
     return config
 
 
 def read_adapter_config(directory: Path) -> AdapterConfig:
     """`adapter_config.json`. Raises UserError when it is missing, damaged, or of a kind that is not known here."""
-    path = directory / CONFIG
+    return from_peft(_read_values(directory / CONFIG), str(directory / CONFIG))
+
+
+def _read_values(path: Path) -> Mapping[str, Any]:
     try:
-        values: dict[str, Any] = dict(read_json(path))
+        return dict(read_json(path))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is missing or damaged ({error}); an adapter needs it") from error
-    if values.get("peft_type") != "LORA":
-        raise UserError(f"{path}: peft_type is {values.get('peft_type')!r}; only LORA is known here")
-    unknown = {key for key, value in values.items() if key not in KNOWN and value not in (None, False, {}, [], "")}
-    unknown |= {key for key in REFUSED if values.get(key)}
-    unknown |= set() if values.get("init_lora_weights") in PLAIN_INITS else {"init_lora_weights"}
-    unknown |= {"bias"} if values.get("bias", "none") != "none" else set()
-    if unknown:
-        raise UserError(f"{path}: {', '.join(sorted(unknown))} ask for something that is not known here")
-    targets = values.get("target_modules")
-    excluded, blocks = values.get("exclude_modules") or (), values.get("layers_to_transform")
-    try:
-        return AdapterConfig(
-            rank=int(values["r"]),
-            alpha=float(values["lora_alpha"]),
-            dropout=float(values.get("lora_dropout", 0.0)),
-            targets=()
-            if isinstance(targets, str) and targets != "all-linear"
-            else tuple(["all-linear"] if isinstance(targets, str) else sorted(targets or ())),
-            target_pattern=targets if isinstance(targets, str) and targets != "all-linear" else None,
-            exclude=(excluded,) if isinstance(excluded, str) else tuple(excluded),
-            blocks=(blocks,) if isinstance(blocks, int) else tuple(blocks or ()),
-            rank_pattern=dict(values.get("rank_pattern") or {}),
-            alpha_pattern=dict(values.get("alpha_pattern") or {}),
-            rslora=bool(values.get("use_rslora")),
-            dora=bool(values.get("use_dora")),
+
+
+def _check_base(model: Decoder, path: Path, rules: list[TensorRule]) -> None:
+    theirs = read_metadata(path).get(FINGERPRINT)  # PEFT writes none
+    if theirs is None:
+        return
+    found = compare_bases(base_fingerprint(model, _trained(rules)), theirs)
+    if found == "different":
+        raise UserError(f"{path} was trained on another base: the weights of this model are not those; load its own")
+    if found == "alike":
+        print(
+            f"note: {path}: this base or the one in training is quantized, so only embeddings, norms and biases were "
+            "compared; they agree",
+            file=sys.stderr,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error!r}") from error
+
+
+def _check_head(
+    model: Decoder, config: AdapterConfig, rules: list[TensorRule], values: Mapping[str, Any], files: TensorFiles
+) -> None:
+    """A head that is tied to the embedding here must have been trained as one with it, or not at all."""
+    head = f"{_prefix(config)}{HEAD}.weight"
+    embedding = next((_prefix(config) + rule.theirs for rule in rules if rule.ours == ("embedding.weight",)), None)
+    if model.head is not None or (embedding is None and head not in files.files):
+        return
+    if embedding is not None and family_of_ours(model.config) is None:  # no other model has these names
+        return
+    both = embedding is not None and {embedding, head} <= set(files.files)
+    if both and embedding is not None and torch.equal(files.read(embedding), files.read(head)):
+        return
+    # PEFT does so only for embeddings of this name.
+    if values.get("ensure_weight_tying") and embedding is not None and embedding.endswith("embed_tokens.weight"):
+        return
+    raise UserError("the adapter's head was trained apart from its embedding, but this model ties them; untie it first")
+
+
+def _fill(
+    model: Decoder, config: AdapterConfig, rules: list[TensorRule], files: TensorFiles, path: Path, name: str
+) -> None:
+    """Put the tensors of the file in their places. Raises UserError before the base is changed."""
+    found, parameters = list(adapters(model, name)), dict(model.named_parameters())
+    rules = [rule for rule in rules if rule.ours[0] in parameters]
+    places: dict[str, Tensor] = {
+        f"{_prefix(config)}{site.name}.{key}": value
+        for site, adapter in found
+        for key, value in adapter.state_dict(keep_vars=True).items()
+    }
+    if model.virtual is not None and model.virtual.name == name:
+        places = dict(model.virtual.state_dict(keep_vars=True))
+    shapes = {key: place.shape for key, place in places.items()}
+    shapes |= {_prefix(config) + rule.theirs: torch.Size(rule.shape) for rule in rules}
+    tied = {f"{_prefix(config)}{HEAD}.weight"} if model.head is None else set()
+    kept = [key for key in files.files if key not in tied and not _is_base_of(model, config, key, files, path)]
+    tensors = {key: files.read(key) for key in kept}
+    missing, extra = set(shapes) - set(tensors), set(tensors) - set(shapes)
+    if missing or extra:
+        said = [f"lacks {some(missing)}"] * bool(missing)
+        said += [f"holds {some(extra)}, which it has no place for"] * bool(extra)
+        raise UserError(f"{path} is no adapter of this model: it {' and '.join(said)}")
+    for key, tensor in tensors.items():
+        if tensor.shape != shapes[key]:
+            raise UserError(
+                f"{path}: {key} has shape {tuple(tensor.shape)}, this model needs {tuple(shapes[key])}; "
+                "it was trained on another base"
+            )
+        if not tensor.isfinite().all():
+            raise UserError(f"{path}: {key} is not finite; its training had diverged")
+    for key, place in places.items():
+        place.copy_(tensors[key])
+    whole = {ours: part for rule in rules for ours, part in rule.split(tensors[_prefix(config) + rule.theirs]).items()}
+    idle = found and all(adapter.is_idle(site.layers) for site, adapter in found)
+    if idle and all(torch.equal(part.to(parameters[ours]), parameters[ours]) for ours, part in whole.items()):
+        raise UserError(f"{path} changes nothing: all its updates are zero; it was never trained")
+    for ours, part in whole.items():
+        parameters[ours].copy_(part)
+
+
+def _is_base_of(model: Decoder, config: AdapterConfig, key: str, files: TensorFiles, path: Path) -> bool:
+    """Whether `key` is the base's own embedding, which PEFT writes beside a LoRA of it. Raises when it is another."""
+    if not key.endswith(".base_layer.weight"):
+        return False
+    name = key.removeprefix(_prefix(config)).removesuffix(".base_layer.weight")
+    site = next(
+        (site for site in find_sites(model) if site.name == name and isinstance(site.layers[0], Embedding)), None
+    )
+    if site is None:
+        return False
+    mine, theirs = site.layers[0].weight, files.read(key)
+    if mine.shape != theirs.shape or not torch.allclose(mine, theirs.to(mine), rtol=1e-2, atol=1e-6):
+        raise UserError(f"{path}: {key} is not the embedding of this model; the adapter was trained on another base")
+    return True
+
+
+def _prefix(config: AdapterConfig) -> str:
+    """What PEFT puts before the names of modules."""
+    return "base_model." if config.method in ("prefix", "prompt") else "base_model.model."
+
+
+def _trained(rules: list[TensorRule]) -> set[str]:
+    return {name for rule in rules for name in rule.ours}
