@@ -212,6 +212,11 @@ class _Batch:
 
 
 def _compute_dtype(weight: Tensor) -> torch.dtype:
-    """The dtype that keys and values come out in: the autocast's, where one is active, else the weights'."""
+    """The dtype that keys and values come out in: the autocast's, where one is active, else the weights'.
+
+    A frozen embedding may be stored in half precision, and gives fp32 all the same.
+    """
     kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weight.dtype if weight.requires_grad else torch.float32

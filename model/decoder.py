@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from model.activations import Checkpointing
 from model.cache import KVCache
 from model.config import ModelConfig
+from model.frozen import linear
 from model.functions import linear_cross_entropy, token_losses
 from model.layers import Block, Norm
 from model.positions import EVERY, Positions, locate, locate_after, rotary_table
-from model.slots import Embedding
+from model.slots import Embedding, QuantizedWeight
 from model.virtual import Prefix, PrefixPast, Prompt, VirtualTokens
 
 
@@ -205,13 +206,20 @@ class Decoder(nn.Module):
         return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:  # (batch, time, width) -> (batch, time, vocab) fp32
-        logits = F.linear(hidden, self.output_weight).float()
+        logits = linear(hidden, self.output_weight).float()
         cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
+    def weights(self) -> Iterator[tuple[str, nn.Parameter | QuantizedWeight]]:
+        """Every weight by name, however it is kept, a tied head once."""
+        yield from self.named_parameters()
+        for name, module in self.named_modules():
+            if isinstance(module, QuantizedWeight):
+                yield name.removesuffix("quantized") + "weight", module
+
     def parameter_count(self) -> int:
         """Parameters, a tied head counted once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        return sum(weight.shape.numel() for _, weight in self.weights())
 
     def flops_per_token(self, sequence: int | None = None) -> int:
         """Training cost: 6 per matrix weight, plus causal attention over half of `sequence` (the context) on average.
@@ -219,7 +227,8 @@ class Decoder(nn.Module):
         Forward and backward together, as PaLM (arXiv 2204.02311, appendix B) counts, with the causal half.
         """
         config = self.config
-        matrices = sum(p.numel() for name, p in self.named_parameters() if p.ndim == 2 and "embedding" not in name)
+        shapes = [weight.shape for name, weight in self.weights() if "embedding" not in name]
+        matrices = sum(shape.numel() for shape in shapes if len(shape) == 2)
         if config.tied:
             matrices += self.embedding.weight.numel()
         sequence = sequence or config.context_length

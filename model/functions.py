@@ -14,6 +14,7 @@ from torch import Tensor
 IGNORE = -100  # target value of positions that carry no loss
 CHUNK_LOGITS = 2**24  # logits held at a time, in the dtype of the products
 CACHED_LOGITS = 2**20  # of these in fp32 at a time: 4 MiB, which stay in a CPU's cache from one pass to the next
+ALIGNMENT = 64  # bytes; see _chunk_room
 QUERY_BLOCK = 128  # queries taken at a time: of 32 to 256 the fastest at contexts of 128 to 1,024
 
 
@@ -25,7 +26,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, softca
 
     Args:
         hidden: (positions, width).
-        weight: (vocab, width), fp32; multiplied in the dtype of autocast where that is on.
+        weight: (vocab, width), fp32 or, if it is frozen, in half precision; multiplied in the dtype of autocast where
+            that is on, else in that of `hidden`.
         targets: (positions,) int64, IGNORE where no loss is wanted.
         softcap: None for plain logits.
     """
@@ -36,18 +38,28 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, softca
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
     """The single losses that `linear_cross_entropy` sums, (positions,) fp32, zero at IGNORE; without gradients."""
     hidden, weight = hidden.detach(), weight.detach().to(compute_dtype(hidden))
-    return torch.cat(
-        [
-            _chunk_loss(rows.to(weight.dtype) @ weight.mT, wanted, softcap, gradient=False)
-            for rows, wanted in zip(*_chunks(hidden, targets, CHUNK_LOGITS // len(weight)), strict=True)
-        ]
-    )
+    room, losses = _chunk_room(hidden, weight), []
+    for part, columns in zip(*_chunks(hidden, targets, len(room)), strict=True):
+        products = torch.mm(part.to(weight.dtype), weight.mT, out=room[: len(part)])
+        losses.append(_chunk_loss(products, columns, softcap, gradient=False))
+    return torch.cat(losses)
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype that a matrix product with `tensor` runs in: autocast's where it is on, else the tensor's own."""
     kind = tensor.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+
+
+def _chunk_room(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Room for the logits of a chunk, (positions, vocab), in the dtype of `weight`; every chunk uses it again.
+
+    Rows begin at multiples of 64 bytes, and there are a power of two of them. With GPT-2's 50,257 columns close
+    together, the product takes half as long again in fp32 on a CPU; with 333 rows instead of 256, a sixth in bf16.
+    """
+    rows, columns, step = max(1, CHUNK_LOGITS // len(weight)), len(weight), ALIGNMENT // weight.itemsize
+    rows = 1 << (rows.bit_length() - 1)
+    return weight.new_empty(min(rows, len(hidden)), -(-columns // step) * step)[:, :columns]
 
 
 def _chunks(first: Tensor, second: Tensor, rows: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -111,10 +123,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         by_weight = torch.zeros_like(weight) if wanted[1] else None
         with torch.autocast(hidden.device.type, enabled=False):
             low = weight.to(dtype)
-            start = 0
-            for part, columns in zip(*_chunks(hidden, targets, CHUNK_LOGITS // len(weight)), strict=True):
+            room, start = _chunk_room(hidden, low), 0
+            for part, columns in zip(*_chunks(hidden, targets, len(room)), strict=True):
                 rows = part.to(dtype)
-                by_products = rows @ low.mT
+                by_products = torch.mm(rows, low.mT, out=room[: len(rows)])
                 loss += _chunk_loss(by_products, columns, softcap, gradient=any(wanted)).sum()
                 if by_hidden is not None:
                     torch.mm(by_products, low, out=by_hidden[start : start + len(rows)])

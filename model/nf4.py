@@ -1,4 +1,4 @@
-"""Weights of four bits in the layout of bitsandbytes, and a linear layer that keeps its weight so.
+"""Weights of four bits in the layout of bitsandbytes.
 
 NF4 with double quantisation: QLoRA, Dettmers et al. 2023, arXiv 2305.14314.
 """
@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.errors import UserError
-from model.functions import compute_dtype
 
 BLOCK = 64  # weights that share a scale
 SCALE_BLOCK = 256  # scales that share a scale of their own
@@ -116,8 +115,8 @@ def quantize(weight: Tensor, double: bool = True) -> Nf4:
     """
     assert weight.dtype in NAMES and weight.numel(), (weight.dtype, weight.shape)
     flat = weight.reshape(-1)
-    packed = torch.empty(_bytes(len(flat)), 1, dtype=torch.uint8, device=weight.device)
-    absmax = torch.empty(_blocks(len(flat)), device=weight.device)
+    packed = torch.empty(packed_bytes(len(flat)), 1, dtype=torch.uint8, device=weight.device)
+    absmax = torch.empty(block_count(len(flat)), device=weight.device)
     size = _piece(weight.device)
     for start in range(0, len(flat), size):
         # Zeros have filled up the last block; of their codes one is kept where it is half of a byte.
@@ -211,15 +210,15 @@ def _piece(device: torch.device) -> int:
     return CPU_PIECE if device.type == "cpu" else PIECE
 
 
-def _bytes(values: int) -> int:
+def packed_bytes(values: int) -> int:
     return (values + 1) // 2
 
 
-def _blocks(values: int) -> int:
+def block_count(values: int) -> int:
     return -(-values // BLOCK)
 
 
-def _scale_blocks(blocks: int) -> int:
+def scale_block_count(blocks: int) -> int:
     return -(-blocks // SCALE_BLOCK)
 
 
@@ -244,9 +243,9 @@ def from_state_tensors(tensors: Mapping[str, Tensor], name: str) -> Nf4:
     """
     state = _read_quant_state(tensors, name)
     shape, dtype = torch.Size(state["shape"]), DTYPES[state["dtype"]]
-    blocks = _blocks(shape.numel())
+    blocks = block_count(shape.numel())
     packed = _stored(tensors, name, None).contiguous().view(-1).view(torch.uint8)  # it may be stored as wider numbers
-    if len(packed) != _bytes(shape.numel()):
+    if len(packed) != packed_bytes(shape.numel()):
         raise _damaged(name, f"it has {len(packed)} bytes, not half as many as {tuple(shape)} has values")
     packed = packed.view(-1, 1)
     _check_table(tensors, f"{name}.quant_map", NF4)
@@ -255,7 +254,7 @@ def from_state_tensors(tensors: Mapping[str, Tensor], name: str) -> Nf4:
         return Nf4(packed, absmax, None, None, shape, dtype)
     _check_table(tensors, f"{name}.nested_quant_map", DYNAMIC)
     absmax = _stored(tensors, f"{name}.absmax", torch.uint8, blocks)
-    nested = _stored(tensors, f"{name}.nested_absmax", torch.float32, _scale_blocks(blocks))
+    nested = _stored(tensors, f"{name}.nested_absmax", torch.float32, scale_block_count(blocks))
     offset = torch.tensor(float(state["nested_offset"]), device=packed.device)
     return Nf4(packed, absmax, nested, offset, shape, dtype)
 
@@ -304,96 +303,3 @@ def _check_table(tensors: Mapping[str, Tensor], key: str, table: Tensor) -> None
 
 def _damaged(key: str, how: str) -> UserError:
     return UserError(f"{key} is damaged, or no part of a weight in NF4: {how}; write or fetch its file again")
-
-
-class _FrozenProduct(torch.autograd.Function):
-    """x @ W.T + bias, where W is in NF4 and learns nothing: each direction makes it anew, and neither keeps it or x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Nf4, bias: Tensor | None) -> Tensor:
-        dtype = compute_dtype(x)
-        ctx.weight, ctx.dtype = weight, x.dtype
-        return F.linear(x.to(dtype), dequantize(weight, dtype), None if bias is None else bias.to(dtype))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (outer,) = gradients
-        by_x = (outer @ dequantize(ctx.weight, outer.dtype)).to(ctx.dtype) if ctx.needs_input_grad[0] else None
-        by_bias = outer.reshape(-1, outer.shape[-1]).sum(dim=0) if ctx.needs_input_grad[2] else None
-        return by_x, None, by_bias
-
-
-class Nf4Linear(nn.Module):
-    """`nn.Linear` with a frozen weight in NF4, multiplied in the dtype of the input or, where it is on, of autocast.
-
-    The weight lies in buffers that no state dict holds: what a fine-tune saves is what it learns, and whoever wants the
-    weight too writes `state_tensors(layer.nf4, name)`, which others can read. The bias is a frozen parameter.
-    """
-
-    packed: Tensor
-    absmax: Tensor
-    nested_absmax: Tensor | None
-    offset: Tensor | None
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, double: bool = True) -> None:
-        """A layer without values, also on the meta device, that waits for `fill`."""
-        super().__init__()
-        self.in_features, self.out_features, self.dtype = in_features, out_features, torch.float32
-        blocks = _blocks(in_features * out_features)
-        packed = torch.empty(_bytes(in_features * out_features), 1, dtype=torch.uint8)
-        absmax = torch.empty(blocks, dtype=torch.uint8 if double else torch.float32)
-        self.register_buffer("packed", packed, persistent=False)
-        self.register_buffer("absmax", absmax, persistent=False)
-        self.register_buffer("nested_absmax", torch.empty(_scale_blocks(blocks)) if double else None, persistent=False)
-        self.register_buffer("offset", torch.empty(()) if double else None, persistent=False)
-        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
-
-    @classmethod
-    def from_linear(cls, linear: nn.Linear, double: bool = True) -> Nf4Linear:
-        """The layer in the place of `linear`, on its device. Raises UserError when a weight is not finite."""
-        with torch.device("meta"):
-            layer = cls(linear.in_features, linear.out_features, linear.bias is not None, double)
-        layer.fill(quantize(linear.weight, double), linear.bias)
-        return layer
-
-    @property
-    def nf4(self) -> Nf4:
-        shape = torch.Size((self.out_features, self.in_features))
-        return Nf4(self.packed, self.absmax, self.nested_absmax, self.offset, shape, self.dtype)
-
-    def fill(self, weight: Nf4, bias: Tensor | None = None) -> None:
-        """Take over `weight`, (out_features, in_features), and `bias`, (out_features,).
-
-        They are moved to the layer's device; a layer on the meta device goes to theirs.
-
-        Raises:
-            UserError: the layer is of another shape, or the bias is there for one of the two only.
-        """
-        theirs = weight.shape, None if bias is None else bias.shape
-        mine = (self.out_features, self.in_features), None if self.bias is None else self.bias.shape
-        if theirs != mine:
-            raise UserError(f"a weight and a bias of shapes {theirs} do not fit a layer of {mine}; load its own")
-        device = weight.packed.device if self.packed.is_meta else self.packed.device
-        self.packed, self.absmax, self.nested_absmax, self.offset, _, self.dtype = weight.to(device)
-        if bias is not None:
-            self.bias = nn.Parameter(bias.detach().to(device, torch.float32), requires_grad=False)
-
-    def dequantized(self, dtype: torch.dtype) -> Tensor:
-        """The weight, (out_features, in_features)."""
-        return dequantize(self.nf4, dtype)
-
-    def forward(self, x: Tensor) -> Tensor:  # (..., in_features) -> (..., out_features)
-        return _FrozenProduct.apply(x, self.nf4, self.bias)
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Nf4Linear:
-        """What `to`, `cuda` and `half` do; the scales stay fp32, because rounding them would change every weight."""
-        before = self.nf4
-        super()._apply(fn, recurse)
-        for name in ("absmax", "nested_absmax", "offset"):
-            old, new = getattr(before, name), getattr(self, name)
-            if old is not None and new.dtype != old.dtype:
-                setattr(self, name, old.to(new.device))
-        return self

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.frozen import linear
+
 
 class Adapter(nn.Module):
     """A small trained change of one layer, or of several layers with the same input as if they were one."""
@@ -22,7 +24,13 @@ class Adapter(nn.Module):
 
 
 class QuantizedWeight(nn.Module):
-    """A frozen matrix (out, in) in fewer bits (`model/nf4.py`)."""
+    """A frozen matrix (out, in) in fewer bits (`model/nf4_weight.py`)."""
+
+    shape: torch.Size
+
+    def take(self, weight: Tensor) -> None:
+        """Keep `weight`, of this shape, in fewer bits. Raises UserError when it is not finite."""
+        raise NotImplementedError
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """`x` (..., in) times the transpose of what the bits stand for, plus `bias`."""
@@ -62,15 +70,20 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:  # (..., in_features) -> (..., out_features)
         return self.slot.run(x, (self,))[0] if self.slot.active else self.plain(x)
 
+    def keep_in(self, quantized: QuantizedWeight) -> None:
+        """From now on the weight is what `quantized` holds."""
+        self.register_parameter("weight", None)
+        self.quantized = quantized
+
     def plain(self, x: Tensor) -> Tensor:
         """As without adapters."""
         if self.quantized is not None:
             return self.quantized.linear(x, self.bias)
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
     def dense_weight(self) -> Tensor:  # (out_features, in_features)
         """The weight itself, or what its bits stand for, in fp32."""
-        return self.weight if self.quantized is None else self.quantized.dequantized(torch.float32)
+        return self.weight.float() if self.quantized is None else self.quantized.dequantized(torch.float32)
 
 
 class Embedding(nn.Embedding):
@@ -84,4 +97,5 @@ class Embedding(nn.Embedding):
         return self.slot.run(ids, (self,))[0] if self.slot.active else self.plain(ids)
 
     def plain(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
+        rows = F.embedding(ids, self.weight)
+        return rows if self.weight.requires_grad else rows.float()  # a frozen one may be stored in half precision

@@ -108,3 +108,17 @@ def test_attention_in_bf16_is_as_close_as_the_fused_kernel() -> None:
     mine = causal_attention(low[0], low[1], low[2], 32**-0.5).float()
     fused = F.scaled_dot_product_attention(*low, is_causal=True).float()
     assert (mine - exact).norm() < 2 * (fused - exact).norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_chunk_has_aligned_rows_and_a_power_of_two_of_them(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(functions, "CHUNK_LOGITS", 7 * 31)
+    weight = torch.randn(31, 8, dtype=dtype)
+    for positions, rows in ((23, 4), (3, 3), (0, 0)):
+        room = functions._chunk_room(torch.randn(positions, 8), weight)
+        assert room.shape == (rows, 31) and room.dtype == dtype
+        assert room.stride(0) * room.itemsize == 64 * (2 if dtype == torch.float32 else 1) and room.stride(1) == 1
+    monkeypatch.setattr(functions, "CHUNK_LOGITS", 7)  # fewer than one position has
+    assert functions._chunk_room(torch.randn(5, 8), weight).shape == (1, 31)

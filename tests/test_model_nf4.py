@@ -16,7 +16,9 @@ from torch import Tensor
 
 from common.errors import UserError
 from model import nf4 as module
-from model.nf4 import DYNAMIC, NF4, QUANT_STATE, Nf4, Nf4Linear, dequantize, from_state_tensors, quantize, state_tensors
+from model.nf4 import DYNAMIC, NF4, QUANT_STATE, Nf4, dequantize, from_state_tensors, quantize, state_tensors
+from model.nf4_weight import Nf4Weight
+from model.slots import Linear
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # Even and odd, whole blocks and begun ones, with one value and with more than 256 scales.
@@ -135,9 +137,11 @@ def test_layers_exchange_state_dicts_with_bitsandbytes(double: bool) -> None:
     layers = pytest.importorskip("bitsandbytes").nn
     theirs = layers.Linear4bit(128, 40, compress_statistics=double, quant_type="nf4").to("cpu")
     state = theirs.state_dict()
-    mine = Nf4Linear(128, 40, double=double)
-    mine.fill(from_state_tensors(state, "weight"), state["bias"])
-    written = state_tensors(mine.nf4, "weight")
+    mine, weight = Linear(128, 40, bias=True), Nf4Weight(40, 128, double)
+    weight.fill(from_state_tensors(state, "weight"))
+    mine.keep_in(weight)
+    mine.load_state_dict({"bias": state["bias"]})
+    written = state_tensors(weight.nf4, "weight")
     assert {*written, "bias"} == state.keys()
     for key, tensor in written.items():
         if key.endswith(QUANT_STATE):

@@ -1,4 +1,4 @@
-"""The layer that keeps its weight in NF4 against a plain one of the same weight, forward and backward."""
+"""A layer that keeps its weight in NF4 against a plain one of the same weight, forward and backward."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from common.errors import UserError
+from model import frozen
 from model import nf4 as module
 from model.activations import checkpointed
-from model.nf4 import Nf4, Nf4Linear, dequantize, quantize
+from model.nf4 import Nf4, dequantize, quantize
+from model.nf4_weight import Nf4Weight
+from model.slots import Linear
 
 
 @pytest.fixture
@@ -22,14 +25,30 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CPU_PIECE", 128)
 
 
-def layer_and_plain(bias: bool = True, double: bool = True) -> tuple[Nf4Linear, nn.Linear]:
+def quantized(plain: nn.Linear, double: bool = True) -> Linear:
+    """A layer with the bias of `plain`, and its weight in NF4."""
+    layer = Linear(plain.in_features, plain.out_features, bias=plain.bias is not None)
+    with torch.device("meta"):
+        weight = Nf4Weight(plain.out_features, plain.in_features, double)
+    weight.take(plain.weight)
+    layer.keep_in(weight)
+    layer.load_state_dict({} if plain.bias is None else {"bias": plain.bias})
+    return layer.requires_grad_(False)
+
+
+def layer_and_plain(bias: bool = True, double: bool = True) -> tuple[Linear, nn.Linear]:
     """A layer of 192 by 80 and a plain one with the weight that it stands for."""
     torch.manual_seed(0)
     plain = nn.Linear(192, 80, bias=bias)
-    layer = Nf4Linear.from_linear(plain, double)
+    layer = quantized(plain, double)
     with torch.no_grad():
-        plain.weight.copy_(layer.dequantized(torch.float32))
+        plain.weight.copy_(layer.dense_weight())
     return layer, plain.requires_grad_(False)
+
+
+def bits(layer: Linear) -> Nf4:
+    assert isinstance(layer.quantized, Nf4Weight)
+    return layer.quantized.nf4
 
 
 @pytest.mark.parametrize("shape", [(192,), (7, 192), (2, 3, 192)])
@@ -54,7 +73,7 @@ def test_under_autocast_it_does_what_a_plain_layer_does(bias: bool, monkeypatch:
         asked.append(dtype)
         return dequantize(weight, dtype)
 
-    monkeypatch.setattr(module, "dequantize", spy)
+    monkeypatch.setattr(frozen, "dequantize", spy)
     x = torch.randn(5, 192, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found, expected = layer(x), plain(x)
@@ -74,7 +93,7 @@ def test_without_autocast_it_follows_its_input(dtype: torch.dtype) -> None:
 
 def test_its_derivatives_are_exact() -> None:
     torch.manual_seed(0)
-    layer = Nf4Linear.from_linear(nn.Linear(9, 5))
+    layer = quantized(nn.Linear(9, 5))
     assert layer.bias is not None
     layer.bias = nn.Parameter(layer.bias.double())  # which may be trained, as some adapters do
     x = torch.randn(3, 9, dtype=torch.float64, requires_grad=True)
@@ -91,7 +110,7 @@ def test_a_trained_bias_gets_the_gradient_of_a_plain_one() -> None:
     assert layer.bias is not None
     x = torch.randn(2, 3, 192)
     for each in (layer, plain):
-        each.bias.requires_grad_()  # type: ignore[union-attr]
+        each.bias.requires_grad_()
         each(x).square().sum().backward()
     torch.testing.assert_close(layer.bias.grad, plain.bias.grad)
 
@@ -116,13 +135,13 @@ def test_nothing_of_weight_and_input_is_kept_for_the_backward_pass() -> None:
     # Nor does the graph hold it otherwise: all that hangs on it is the layer's own.
     node: Any = layer(x).grad_fn
     held = [value for value in vars(node).values() if isinstance(value, Tensor)]
-    assert not held and all(mine is theirs for mine, theirs in zip(node.weight[:4], layer.nf4[:4], strict=True))
+    assert not held and all(mine is theirs for mine, theirs in zip(node.weight[:4], bits(layer)[:4], strict=True))
 
 
 @pytest.mark.parametrize("checkpointing", ["selective", "full"])
 def test_it_may_be_computed_again(checkpointing: Any) -> None:
     first, _ = layer_and_plain()
-    second = Nf4Linear.from_linear(nn.Linear(80, 192))
+    second = quantized(nn.Linear(80, 192))
     x = torch.randn(2, 3, 192, requires_grad=True)
 
     def function(x: Tensor) -> Tensor:
@@ -153,45 +172,46 @@ def test_it_compiles_whole_and_in_one_piece(small_pieces: None) -> None:
 
 
 @pytest.mark.parametrize("emptied", [True, False])
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_layer_made_on_the_meta_device_is_filled_later(emptied: bool, bias: bool) -> None:
-    whole, plain = layer_and_plain(bias)
+@pytest.mark.parametrize("double", [True, False])
+def test_a_weight_made_on_the_meta_device_is_filled_later(emptied: bool, double: bool) -> None:
+    whole = bits(layer_and_plain(double=double)[0])
     with torch.device("meta"):
-        layer = Nf4Linear(192, 80, bias)
-    assert layer.nf4.nbytes == whole.nf4.nbytes and layer.packed.is_meta
+        weight = Nf4Weight(80, 192, double)
+    assert weight.nf4.nbytes == whole.nbytes and weight.packed.is_meta
     if emptied:
-        layer.to_empty(device="cpu")
-    layer.fill(whole.nf4, None if plain.bias is None else plain.bias.half())
-    assert_same(layer.nf4, whole.nf4)
-    assert layer.bias is None or (layer.bias.dtype == torch.float32 and not layer.bias.requires_grad)
-    assert not [name for name, tensor in [*layer.named_buffers(), *layer.named_parameters()] if tensor.is_meta]
-    torch.testing.assert_close(layer(torch.ones(192)), plain(torch.ones(192)), atol=1e-3, rtol=1e-3)
+        weight.to_empty(device="cpu")
+    weight.fill(whole)
+    assert_same(weight.nf4, whole)
+    assert not [name for name, tensor in weight.named_buffers() if tensor.is_meta]
+    weight.take(weight.dequantized(torch.float16))
+    assert weight.dtype == torch.float16 and weight.nf4.nbytes == whole.nbytes
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    layer, _ = layer_and_plain()
-    for weight, bias in ((weights(192, 80), weights(80)), (weights(80, 192), weights(81)), (weights(80, 192), None)):
-        with pytest.raises(UserError, match="do not fit a layer of"):
-            layer.fill(quantize(weight), bias)
-    with pytest.raises(UserError, match="do not fit a layer of"):
-        layer_and_plain(bias=False)[0].fill(quantize(weights(80, 192)), weights(80))
+    with pytest.raises(UserError, match=r"\(192, 80\) does not fit one of \(80, 192\)"):
+        Nf4Weight(80, 192).fill(quantize(weights(192, 80)))
+    with pytest.raises(UserError, match="NaN or infinity"):
+        Nf4Weight(80, 192).take(weights(80, 192) / 0)
 
 
 @pytest.mark.parametrize("double", [True, False])
 def test_casting_a_model_leaves_the_weight_as_it_was(double: bool) -> None:
     layer, _ = layer_and_plain(double=double)
-    before, model = layer.nf4, nn.Sequential(layer, nn.Linear(80, 2))
+    before, model = bits(layer), nn.Sequential(layer, nn.Linear(80, 2))
     model.to(torch.bfloat16)
-    assert model[1].weight.dtype == torch.bfloat16
-    assert_same(layer.nf4, before)
-    assert layer.to("meta").packed.is_meta and layer.nf4.nbytes == before.nbytes
+    assert model[1].weight.dtype == torch.bfloat16 == layer.bias.dtype
+    assert_same(bits(layer), before)
+    layer.to("meta")
+    assert bits(layer).packed.is_meta and bits(layer).nbytes == before.nbytes
 
 
 def test_the_weight_is_frozen_and_in_no_state_dict() -> None:
     layer, _ = layer_and_plain()
     assert [name for name, parameter in layer.named_parameters() if parameter.requires_grad] == []
-    assert list(layer.state_dict()) == ["bias"] and not Nf4Linear(8, 8, bias=False).state_dict()
-    assert repr(layer) == "Nf4Linear(in_features=192, out_features=80, bias=True)"
+    assert layer.weight is None and list(layer.state_dict()) == ["bias"] == [
+        name for name, _ in layer.named_parameters()
+    ]
+    assert "Nf4Weight(80, 192, double=True)" in repr(layer)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -58,10 +58,15 @@ def take_snapshot(
 
 def _gather(tensors: Tensors, keep: bool) -> Tensors:
     gathered: Tensors = {}
+    places: set[int] = set()
     for name, tensor in tensors.items():
         value = whole(tensor)
         if keep:
-            gathered[name] = value.cpu().contiguous()
+            value = value.cpu().contiguous()
+            # Tables that 8-bit optimizers share between parameters; a file refuses what lies in the same place.
+            place = value.untyped_storage().data_ptr()
+            gathered[name] = value.clone() if place in places else value
+            places.add(place)
     return gathered
 
 

@@ -1,0 +1,52 @@
+"""Products with a matrix that learns nothing: no gradient by it is worked out, and no copy of it is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.functions import compute_dtype
+from model.nf4 import Nf4, dequantize
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` for a weight that, when it is frozen, may be stored in another dtype than the product runs in.
+
+    Args:
+        x: (..., in_features).
+        weight: (out_features, in_features).
+        bias: (out_features,).
+    """
+    if weight.requires_grad or weight.dtype == compute_dtype(x) == torch.float32:
+        return F.linear(x, weight, bias)
+    return frozen_linear(x, weight, bias)
+
+
+def frozen_linear(x: Tensor, weight: Tensor | Nf4, bias: Tensor | None) -> Tensor:
+    """x @ weight.T + bias in the dtype of autocast or, without it, of `x`; shapes as in `linear`.
+
+    Between the two directions neither `x` nor the weight in that dtype is kept: each makes the weight anew.
+    """
+    return _FrozenProduct.apply(x, weight, bias)
+
+
+def _dense(weight: Tensor | Nf4, dtype: torch.dtype) -> Tensor:
+    return dequantize(weight, dtype) if isinstance(weight, Nf4) else weight.to(dtype)
+
+
+class _FrozenProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | Nf4, bias: Tensor | None) -> Tensor:
+        dtype = compute_dtype(x)
+        ctx.weight, ctx.dtype = weight, x.dtype
+        return F.linear(x.to(dtype), _dense(weight, dtype), None if bias is None else bias.to(dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (outer,) = gradients
+        by_x = (outer @ _dense(ctx.weight, outer.dtype)).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        by_bias = outer.reshape(-1, outer.shape[-1]).sum(dim=0) if ctx.needs_input_grad[2] else None
+        return by_x, None, by_bias
