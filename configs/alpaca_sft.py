@@ -1,8 +1,8 @@
 """Instructions and answers in Alpaca's form: LoRA on GPT-2 (docs/fine_tuning/alpaca.md).
 
-The data come from python -m data_pipeline configs/data/alpaca_tasks.py, or are any file of Alpaca, messages or ShareGPT.
-python -m evaluation.compare_methods with this file compares full fine-tuning, LoRA, QLoRA, DoRA, prefix, prompt, adapters
-and IA3. alpaca_sft_small.py does the same with a base for a laptop.
+The data come from python -m data_pipeline configs/data/alpaca_tasks.py, or are any file of Alpaca, messages or
+ShareGPT. python -m evaluation.compare_methods with this file compares full fine-tuning, LoRA, QLoRA, DoRA, prefix,
+prompt, adapters and IA3. alpaca_sft_small.py does the same with a base for a laptop.
 """
 
 from model.adapters.config import AdapterConfig

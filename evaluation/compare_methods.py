@@ -103,7 +103,9 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"{command.config} must name examples.files, and hold some examples out to compare on")
     if command.questions is not None and not command.questions.is_file():
         raise UserError(f"{command.questions} does not exist; make it with the command that made the training file")
-    rows = [best_of(config, name, method, command) for name, method in methods_of(config).items() if name in command.methods]
+    rows = [
+        best_of(config, name, method, command) for name, method in methods_of(config).items() if name in command.methods
+    ]
     rows.insert(0, base_row(config, rows))
     out = RUNS_ROOT / f"{config.name}_comparison"
     out.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,9 @@ def _bars(axes: Axes, title: str, values: Sequence[tuple[str, float | None]], lo
     names, heights = zip(*known, strict=True)
     colors = ["#9aa0a6" if name == "base" else "#3b6fb6" for name in names]
     bars = axes.barh(names, heights, color=colors)
-    axes.bar_label(bars, [f"{height:,.3g}" if height < 1000 else f"{height:,.0f}" for height in heights], padding=3, fontsize=9)
+    axes.bar_label(
+        bars, [f"{height:,.3g}" if height < 1000 else f"{height:,.0f}" for height in heights], padding=3, fontsize=9
+    )
     axes.invert_yaxis()
     if logarithmic:
         axes.set_xscale("log")

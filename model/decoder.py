@@ -222,19 +222,27 @@ class Decoder(nn.Module):
         return sum(weight.shape.numel() for _, weight in self.weights())
 
     def flops_per_token(self, sequence: int | None = None) -> int:
-        """Training cost: 6 per matrix weight, plus causal attention over half of `sequence` (the context) on average.
+        """Training cost: 6 per matrix weight, 4 where it is frozen, plus causal attention over half of `sequence` (by
+        default the context) on average.
 
         Forward and backward together, as PaLM (arXiv 2204.02311, appendix B) counts, with the causal half.
         """
         config = self.config
-        shapes = [weight.shape for name, weight in self.weights() if "embedding" not in name]
-        matrices = sum(shape.numel() for shape in shapes if len(shape) == 2)
-        if config.tied:
-            matrices += self.embedding.weight.numel()
+        head = "embedding.weight" if config.tied else "head.weight"
+        matrices = [
+            weight
+            for name, weight in self.weights()
+            if name == head or ("embedding" not in name and len(weight.shape) == 2)
+        ]
+        products = sum((6 if is_trained(weight) else 4) * weight.shape.numel() for weight in matrices)
         sequence = sequence or config.context_length
         window = min(config.window or sequence, sequence)
         seen = 2 * window - window**2 / sequence  # twice the mean number of keys that a query sees
-        return 6 * matrices + 6 * int(config.layers * config.heads * config.head_size * seen)
+        return products + 6 * int(config.layers * config.heads * config.head_size * seen)
+
+
+def is_trained(weight: nn.Parameter | QuantizedWeight) -> bool:
+    return isinstance(weight, nn.Parameter) and weight.requires_grad
 
 
 def _last(hidden: Tensor, counts: Sequence[int] | None) -> Tensor:  # (batch, time, width) -> (batch, 1, width)

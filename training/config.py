@@ -10,6 +10,7 @@ from model.activations import Checkpointing
 from model.adapters.config import AdapterConfig
 from model.config import ModelConfig
 from model.device import DeviceName, PrecisionName
+from model.weights import Storage
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,8 @@ class RunConfig:
     """With `start_from`: the data have another tokenizer than the weights, though ids then mean other text."""
     model: ModelConfig = field(default_factory=ModelConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    storage: Storage = field(default_factory=Storage)
+    """With an adapter: how the weights that it rests on are kept in memory."""
     data: DataConfig = field(default_factory=DataConfig)
     examples: ExamplesConfig = field(default_factory=ExamplesConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)

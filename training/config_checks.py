@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict
 
 from common.errors import UserError
+from model.weights import Storage
 from training.config import RunConfig
 
 
@@ -129,5 +130,13 @@ def _check_fine_tuning(config: RunConfig) -> None:
             raise UserError(
                 f"{what} needs weights to begin with: set --start-from to a run or a Hugging Face directory"
             )
+    if config.storage != Storage() and config.adapter.method == "none":
+        raise UserError(
+            "storage keeps frozen weights in fewer bits, and without an adapter none is frozen: set --adapter.method"
+        )
+    if config.distribution.strategy == "fsdp" and config.storage != Storage():
+        raise UserError("FSDP shares out weights of fp32 only: use --distribution.strategy ddp, or unset storage")
+    if config.distribution.strategy == "fsdp" and config.optimizer.adamw != "torch":
+        raise UserError("the 8-bit state of optimizer.adamw is not shared out by FSDP: use ddp, or adamw torch")
     if config.adapter.method != "none" and config.optimizer.matrices == "muon":
         raise UserError("adapters are trained by AdamW: set --optimizer.matrices adamw, and a rate that suits it")

@@ -39,6 +39,7 @@ class Job:
     device: torch.device
     precision: Precision
     peak_flops: float | None  # of one device, None where it is not known
+    base_fingerprint: str | None = None  # of what an adapter is trained on
     compiled: bool = False
     gradients_checked: bool = False
     stopped: bool = False  # before its end, as it was asked to

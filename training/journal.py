@@ -241,6 +241,7 @@ class Journal:
                 "validations_without_gain": self._without_gain,
                 "tokenizer_sha256": job.data.tokenizer.sha256,
                 "data_fingerprint": job.data.fingerprint,
+                "base_fingerprint": job.base_fingerprint,
                 "scaler": job.scaler.state_dict(),
                 "spikes": job.spikes.state(),
                 "skipped_steps": self._skipped,

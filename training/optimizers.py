@@ -9,6 +9,7 @@ import torch
 from model import Decoder
 from model.device import Precision
 from training.config import RunConfig
+from training.low_bit_optimizers import adamw_8bit
 from training.muon import Muon
 from training.schedules import learning_rate_factor, momentum_at
 
@@ -51,14 +52,11 @@ def make_optimizers(
                 optimizer.cautious_decay,
             )
         )
-    made.append(
-        torch.optim.AdamW(
-            of_adamw,
-            betas=(optimizer.beta1, optimizer.beta2),
-            eps=optimizer.eps,
-            fused=device.type in ("cpu", "cuda"),  # one pass over each tensor instead of a dozen
-        )
-    )
+    betas = (optimizer.beta1, optimizer.beta2)
+    if optimizer.adamw != "torch":
+        return [*made, adamw_8bit(of_adamw, betas, optimizer.eps, paged=optimizer.adamw == "paged-8bit")]
+    # Fused: one pass over each tensor instead of a dozen.
+    made.append(torch.optim.AdamW(of_adamw, betas=betas, eps=optimizer.eps, fused=device.type in ("cpu", "cuda")))
     return made
 
 

@@ -18,6 +18,7 @@ from model.device import Precision
 from model.functions import CHUNK_LOGITS
 from training.config import RunConfig
 from training.hardware import peak_flops
+from training.low_bit_optimizers import NOT_PAGED, can_page
 from training.schedules import check_budget
 
 # Fraction of a plain matrix product's speed that whole training steps reach, for the time estimate only.
@@ -109,8 +110,9 @@ def print_plan(
     check_budget(config.budget)
     with torch.device("meta"):
         model = Decoder(config.model)
-    parameters, flops = model.parameter_count(), model.flops_per_token()
+    parameters = model.parameter_count()
     trained = attach_for_counting(model, config)
+    flops = model.flops_per_token()
     table = Table(show_header=False, title=f"run {config.name}", title_justify="left")
     rows = {
         "device": f"{describe_device(device)}, {split.world} process(es)"
@@ -118,6 +120,7 @@ def print_plan(
         "precision": f"{precision.name}: {precision.reason}",
         "parameters": f"{parameters:,} ({parameters - model.embedding.weight.numel():,} without the embedding)",
         "trained": describe_trained(model, config),
+        "optimizer": describe_optimizer(config, device),
         "FLOPs per token": f"{flops:,}",
         "a step": describe_step(config, split),
         "memory": f"about {estimate_memory(config, parameters, trained, split, precision) / 2**30:.1f} GiB a process",
@@ -148,6 +151,14 @@ def describe_trained(model: Decoder, config: RunConfig) -> str:
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     share = trained / model.parameter_count()
     return "all" if config.adapter.method == "none" else f"{trained:,} ({share:.2%}), by {config.adapter.method}"
+
+
+def describe_optimizer(config: RunConfig, device: torch.device) -> str:
+    optimizer = config.optimizer
+    name = "AdamW" if optimizer.adamw == "torch" else f"AdamW ({optimizer.adamw})"
+    if optimizer.adamw == "paged-8bit" and not can_page(device):
+        name += f": {NOT_PAGED}"
+    return f"Muon and {name}" if optimizer.matrices == "muon" else name
 
 
 def describe_step(config: RunConfig, split: BatchSplit) -> str:
@@ -218,10 +229,19 @@ def estimate_memory(
         saved += tokens * block  # of the block that is being computed again
     # A chunk of the logits in four copies, and the gradient by the head, which is taken with the loss.
     loss = min(tokens * config.vocab_size, CHUNK_LOGITS) * (8 + 2 * size) + config.vocab_size * config.width * 8
-    kept = parameters * 4 + trained * 12
+    kept = frozen_bytes(run_config, parameters) + trained * 16 if trained < parameters else parameters * 16
     if run_config.distribution.strategy == "fsdp":
         kept = kept // split.world + (trained * 4 if split.world > 1 and split.accumulation > 1 else 0)
     return PROCESS_BYTES + kept + saved + loss
+
+
+def frozen_bytes(config: RunConfig, parameters: int) -> int:
+    """Of the weights under an adapter: those in the blocks, and the rest."""
+    outside = config.model.vocab_size * config.model.width * (1 if config.model.tied else 2)
+    sizes = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "nf4": 4.127 / 8, "nf4-single": 4.5 / 8}
+    of_rest = sizes[config.storage.dtype]
+    of_blocks = of_rest if config.storage.quantization == "none" else sizes[config.storage.quantization]
+    return int(outside * of_rest + (parameters - outside) * of_blocks)
 
 
 def estimate_time(

@@ -14,7 +14,9 @@ from common.cli import to_dict
 from common.errors import UserError
 from common.files import atomic_write, only_process_in, read_json, write_json
 from common.runs import RUNS_ROOT, Checkpoint, Run
-from model.convert.opening import open_source
+from model.adapters.attach import trained_of_base
+from model.adapters.fingerprint import base_fingerprint
+from model.convert.opening import check_base, open_source
 from model.device import Precision, choose_device, choose_precision
 from training.averaging import WeightAverage
 from training.checkpoints import load_checkpoint, newest_whole, restore_random_state
@@ -39,7 +41,7 @@ from training.tracking import Tracker
 # What a resumed run may not change, because the part already trained would mean something else.
 # The data may move: what they contain is compared.
 FIXED_FIELDS = (
-    *("model", "start_from", "adapter", "seed", "optimizer.matrices", "optimizer.adamw"),
+    *("model", "start_from", "adapter", "storage", "seed", "optimizer.matrices", "optimizer.adamw"),
     *("examples.packing", "examples.group_by_length"),
 )
 
@@ -108,10 +110,12 @@ def make_job(
     Raises:
         UserError: the data is missing, damaged or made for another model.
     """
-    begins = config.adapter.method != "none" or not run.checkpoints()  # a base is not in the checkpoints
+    adapted = config.adapter.method != "none"
+    begins = adapted or not run.checkpoints()  # a base is not in the checkpoints
     source = open_source(config.start_from) if config.start_from is not None and begins else None
     data = open_data(config, run, source, split)
-    model = make_model(config, source, device)
+    model = make_model(config, source, data.tokenizer, device)
+    base = base_fingerprint(model, trained_of_base(model)) if adapted else None
     network = distribute(model, config.distribution.strategy, world, device, precision)
     optimizers = make_optimizers(model, config, device, precision)
     model.activation_checkpointing = config.activation_checkpointing
@@ -124,6 +128,7 @@ def make_job(
         optimizers=optimizers,
         scaler=torch.amp.GradScaler(device.type, enabled=precision.name == "fp16"),
         data=data,
+        base_fingerprint=base,
         split=split,
         opening=split_opening(config, split),
         spikes=SpikeGuard(config.optimizer.skip_spikes),
@@ -160,6 +165,9 @@ def resume(job: Job, console: Console) -> dict[str, Any]:
             f"{job.data.place} has changed since {checkpoint.path} was written, or holds other data; restore "
             "the data, or start a new run with --name"
         )
+    check_base(
+        job.model, checkpoint.state.get("base_fingerprint"), f"{job.run.path} trains", str(job.config.start_from)
+    )
     state = load_checkpoint(checkpoint, job.model, job.optimizers, job.average)
     if "spikes" in state:  # not in checkpoints of versions that did not watch for them
         job.spikes.restore(state["spikes"])

@@ -80,13 +80,14 @@ def open_data(config: RunConfig, run: Run, source: Source | None, split: BatchSp
     return ExampleData(config.examples, tokenizer, split.sequence, config.seed)
 
 
-def make_model(config: RunConfig, source: Source | None, device: torch.device) -> Decoder:
+def make_model(config: RunConfig, source: Source | None, tokenizer: Tokenizer, device: torch.device) -> Decoder:
     """The model as it is before the first step, on `device`: fresh, from `source`, or that with a fresh adapter."""
     torch.manual_seed(config.seed)  # equal on all processes: they start from the same weights
     if config.adapter.method != "none":
         assert source is not None
-        model = base_decoder(config.model, source, device)
-        attach(model, config.adapter)
+        model = base_decoder(config.model, source, device, config.storage)
+        text = config.adapter.prompt_text
+        attach(model, config.adapter, prompt_ids=None if text is None else tokenizer.encode(text))
     else:
         model = Decoder(config.model)
         if source is not None:

@@ -3,30 +3,37 @@ directory."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from common.cli import from_dict
 from common.errors import UserError
 from common.runs import Checkpoint, Run, choose_checkpoint, find_run
-from model.adapters.attach import attach, merge, trained_state
+from model.adapters.attach import attach, merge, trained_of_base, trained_state
 from model.adapters.config import AdapterConfig
+from model.adapters.fingerprint import base_fingerprint, compare_bases
 from model.config import ModelConfig
 from model.convert.source import Source, open_theirs, read_config_file
 from model.convert.starting import base_decoder
 from model.decoder import Decoder
 from model.tensor_files import TensorFiles, TensorsInMemory, some
+from model.weights import FULL, Storage
+
+MergeBase = Literal["original", "dequantized"]
+"""Into what an adapter is merged that was trained on a quantized base: that base as it was before, or as its bits have
+it, which is the model that was trained."""
 
 
-def open_source(path: str | Path, which: str = "best") -> Source:
+def open_source(path: str | Path, which: str = "best", merge_base: MergeBase = "original") -> Source:
     """The weights at `path`: a Hugging Face directory, or a run (a path, or a name below runs/).
 
     Raises:
         UserError: there is neither, it is damaged, or it is a model that this decoder cannot express.
     """
-    return open_theirs(Path(path)) if _is_theirs(path) else open_run(path, which)
+    return open_theirs(Path(path)) if _is_theirs(path) else open_run(path, which, merge_base)
 
 
 def architecture_of(path: str | Path) -> ModelConfig:
@@ -43,7 +50,7 @@ def _is_theirs(path: str | Path) -> bool:
     return file.is_file() and "model_type" in read_config_file(file)
 
 
-def open_run(path: str | Path, which: str = "best") -> Source:
+def open_run(path: str | Path, which: str = "best", merge_base: MergeBase = "original") -> Source:
     """Checkpoint `which` of a run, an adapter merged into its base. Raises UserError as `open_source` does."""
     run = find_run(str(path))
     values = read_config_file(run.config)
@@ -52,8 +59,9 @@ def open_run(path: str | Path, which: str = "best") -> Source:
     config = from_dict(ModelConfig, values.get("model") or {}, where=f"{run.config}: model")
     checkpoint = choose_checkpoint(run, which)
     if adapter_of(values, run) is not None:
-        model = load_adapted(run, checkpoint, values, torch.device("cpu"))
-        merge(model)
+        storage = FULL if merge_base == "original" else None
+        model = load_adapted(run, checkpoint, values, torch.device("cpu"), storage)
+        merge(model, dequantize=True)
         return Source(run.path, config, TensorsInMemory(model.state_dict()))
     files = TensorFiles.of_file(checkpoint.weights)
     with torch.device("meta"):
@@ -72,8 +80,14 @@ def adapter_of(values: dict[str, Any], run: Run) -> AdapterConfig | None:
 
 
 @torch.no_grad()
-def load_adapted(run: Run, checkpoint: Checkpoint, values: dict[str, Any], device: torch.device) -> Decoder:
+def load_adapted(
+    run: Run, checkpoint: Checkpoint, values: dict[str, Any], device: torch.device, storage: Storage | None = None
+) -> Decoder:
     """The decoder of a run that trained an adapter: the base that it began with, and on it what was trained.
+
+    Args:
+        values: the run's config.json.
+        storage: how the base is kept; by default as it was in training.
 
     Raises:
         UserError: the base is no longer there or another one, or the checkpoint does not fit it.
@@ -86,8 +100,11 @@ def load_adapted(run: Run, checkpoint: Checkpoint, values: dict[str, Any], devic
         source = open_source(str(where))
     except UserError as error:
         raise UserError(f"{run.path} is an adapter of {where}, which cannot be opened: {error}") from error
-    model = base_decoder(config, source, device)
-    attach(model, adapter)
+    if storage is None:
+        storage = from_dict(Storage, values.get("storage") or {}, where=f"{run.config}: storage")
+    model = base_decoder(config, source, device, storage)
+    attach(model, replace(adapter, prompt_text=None))  # with which it began
+    check_base(model, checkpoint.state.get("base_fingerprint"), f"{checkpoint.path} was trained on", str(where))
     files, places = TensorFiles.of_file(checkpoint.weights), trained_state(model)
     different = set(files.files) ^ set(places)
     if different:
@@ -100,3 +117,9 @@ def load_adapted(run: Run, checkpoint: Checkpoint, values: dict[str, Any], devic
             )
         place.copy_(tensor)
     return model
+
+
+def check_base(model: Decoder, expected: str | None, what: str, where: str) -> None:
+    """Raises UserError when the base that an adapter has been attached to is not the one of the fingerprint."""
+    if expected and compare_bases(base_fingerprint(model, trained_of_base(model)), expected) == "different":
+        raise UserError(f"{what} another base than the one that now lies at {where}; put that back")

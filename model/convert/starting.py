@@ -12,16 +12,16 @@ from common.errors import UserError
 from model.config import ModelConfig
 from model.convert.source import Source
 from model.decoder import Decoder
-from model.weights import empty_decoder, fill
+from model.weights import FULL, Storage, empty_decoder, fill
 
 # Fields that a run may set apart from where its weights come from; those of the first weights do not matter.
 FREE = ("vocab_size", "context_length", "window", "document_start", "dropout")
 OF_INITIALIZATION = ("init_std", "embedding_std", "zero_init_projections")
 
 
-def base_decoder(config: ModelConfig, source: Source, device: torch.device) -> Decoder:
-    """A decoder with the weights of `source` on `device`; none are drawn first. Raises UserError as `start` does."""
-    model = empty_decoder(config, device)
+def base_decoder(config: ModelConfig, source: Source, device: torch.device, storage: Storage = FULL) -> Decoder:
+    """A decoder with the weights of `source` on `device`, kept as `storage` says. Raises UserError as `start` does."""
+    model = empty_decoder(config, device, storage)
     start(model, source)
     return model
 
