@@ -25,6 +25,8 @@ WIDTH = 384  # numbers of an embedding
 LONGEST = 256  # tokens of a sentence that are read, as the model was trained
 NEARLY_IDENTICAL = 0.9  # of the words, in their order
 
+Unit = Literal["sentences", "lines"]
+
 # After a full stop and what closes behind it, but not after a title or an initial, and not before a small letter,
 # because that full stop belongs to an abbreviation. A line break alone ends no sentence, an empty line does.
 _TITLES = r"(?<!\b(?:Sr|Dr|Mr|Ms|St)\.)(?<!\b(?:Sra|Dra|Mrs)\.)(?<!\b[A-ZÁÉÍÓÚÑ]\.)"
@@ -96,9 +98,7 @@ def _load_quietly(transformers: Any, directory: str) -> torch.nn.Module:
     return model.eval()
 
 
-def measure_coherence(
-    texts: Sequence[str], encoder: SentenceEncoder, unit: Literal["sentences", "lines"] = "sentences"
-) -> Coherence:
+def measure_coherence(texts: Sequence[str], encoder: SentenceEncoder, unit: Unit = "sentences") -> Coherence:
     """Mean cosine of the embeddings of adjacent sentences, or lines (of poems and songs), within each text.
 
     Repeating oneself is coherent by this measure: the same sentence four times has coherence 1. So it says something
@@ -106,20 +106,25 @@ def measure_coherence(
     several sentences is not caught here but by distinct-n. The model is English-centric (see SentenceEncoder): in
     Spanish all cosines are high, and only what lies above `unrelated` means anything.
     """
-    split = split_sentences if unit == "sentences" else split_lines
-    parts = [split(text) for text in texts]
+    parts = [split_units(text, unit) for text in texts]
     vectors = encoder.encode([sentence for sentences in parts for sentence in sentences])  # (sentences, width)
     borders = np.cumsum([len(sentences) for sentences in parts])[:-1]
     of_texts = np.split(vectors, borders) if parts else []
     cosines = [float(cosine) for rows in of_texts for cosine in (rows[:-1] * rows[1:]).sum(-1)]
-    repeated = [nearly_identical(first, second) for sentences in parts for first, second in pairwise(sentences)]
     return Coherence(
         coherence=float(np.mean(cosines)) if cosines else None,
-        repetition=float(np.mean(repeated)) if repeated else None,
+        repetition=measure_repetition(texts, unit),
         unrelated=_mean_cosine_across(of_texts),
         pairs=len(cosines),
         scorer=encoder.name,
     )
+
+
+def measure_repetition(texts: Sequence[str], unit: Unit = "sentences") -> float | None:
+    """Share of sentences, or lines, among those that follow another, that are nearly identical to the one before."""
+    parts = [split_units(text, unit) for text in texts]
+    repeated = [nearly_identical(first, second) for units in parts for first, second in pairwise(units)]
+    return float(np.mean(repeated)) if repeated else None
 
 
 def _mean_cosine_across(of_texts: Sequence[np.ndarray]) -> float | None:
@@ -129,6 +134,11 @@ def _mean_cosine_across(of_texts: Sequence[np.ndarray]) -> float | None:
     pairs = counts.sum() ** 2 - (counts**2).sum()
     # All pairs at once: the product of two sums is the sum of the products.
     return float((sums.sum(0) ** 2).sum() - (sums**2).sum()) / int(pairs) if pairs else None
+
+
+def split_units(text: str, unit: Unit) -> list[str]:
+    """The sentences or the lines of a text."""
+    return split_sentences(text) if unit == "sentences" else split_lines(text)
 
 
 def split_sentences(text: str) -> list[str]:

@@ -16,9 +16,9 @@ SHOWN = 5  # problems of the data
 
 def describe(summary: FineTuningSummary) -> str:
     """The summary as Markdown, as in summary.md."""
-    lines = [f"# Fine-tuning: {_clean(summary.run)}", "", *_table(("measure", "value"), dict(_figures_of(summary)))]
+    lines = [f"# Fine-tuning: {clean(summary.run)}", "", *_table(("measure", "value"), dict(_figures_of(summary)))]
     lines += ["", "## Warnings", ""]
-    lines += [f"- {_clean(warning)}" for warning in summary.warnings] or ["None."]
+    lines += [f"- {clean(warning)}" for warning in summary.warnings] or ["None."]
     if summary.data:
         lines += ["", "## Data", "", *_table(("data", "value"), _data_figures(summary.data)), *_problems(summary.data)]
     if summary.generation_steps:
@@ -97,15 +97,19 @@ def _problems(data: Mapping[str, Any]) -> list[str]:
         for problem in problems[:SHOWN]
     ]
     more = [f"- and {len(problems) - SHOWN:,} more"] if len(problems) > SHOWN else []
-    return ["", *(f"- {_clean(text)}" for text in texts), *more]
+    return ["", *(f"- {clean(text)}" for text in texts), *more]
 
 
 def _table(names: tuple[str, str], values: Mapping[str, str]) -> list[str]:
-    """A Markdown table of two columns, padded so that it is one on a terminal too."""
-    rows = [names, *((_cell(name), _cell(value)) for name, value in values.items())]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines = [f"| {left.ljust(widths[0])} | {right.ljust(widths[1])} |" for left, right in rows]
-    return [lines[0], f"|{'-' * (widths[0] + 2)}|{'-' * (widths[1] + 2)}|", *lines[1:]]
+    return markdown_table([names, *values.items()])
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table, padded so that it is one on a terminal too; the first row is its header."""
+    cells = [[_cell(text) for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in cells]
+    return [lines[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines[1:]]
 
 
 def _side_by_side(generation: Generation, first: int, last: int) -> list[str]:
@@ -125,14 +129,14 @@ def _wrap(text: str | None) -> list[str]:
     if text is None:
         return ["(none)"]
     lines = text.strip().splitlines() or ["(empty)"]
-    return [part for line in lines for part in textwrap.wrap(_clean(line), COLUMN) or [""]]
+    return [part for line in lines for part in textwrap.wrap(clean(line), COLUMN) or [""]]
 
 
 def _cell(text: str) -> str:
-    return _clean(text).replace("|", "\\|")
+    return clean(text).replace("|", "\\|")
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """In one line, and without characters that would command a terminal."""
     spaced = "".join(" " if character.isspace() else character for character in text)
     return "".join(character if character.isprintable() else "\ufffd" for character in spaced)

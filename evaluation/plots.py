@@ -29,14 +29,14 @@ def loss_curve(metrics: Rows, levels: dict[str, float]) -> bytes:
     axes.margins(y=0.1)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def learning_rate_curve(metrics: Rows) -> bytes:
     figure, axes = _figure("training tokens", "learning rate")
     _line(axes, metrics, "lr", color="#1f4e9c")
     axes.set_ylim(bottom=0)
-    return _png(figure)
+    return png(figure)
 
 
 def throughput_curve(metrics: Rows) -> bytes:
@@ -44,7 +44,7 @@ def throughput_curve(metrics: Rows) -> bytes:
     _line(axes, metrics, "tokens_per_second", color="#1f4e9c")
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-    return _png(figure)
+    return png(figure)
 
 
 def _figure(x: str, y: str) -> tuple[Figure, Axes]:
@@ -68,7 +68,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure, dpi: int = 200) -> bytes:
+    """The figure as a PNG, `dpi` pixels an inch."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})  # equal input, equal bytes
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})  # equal input, equal bytes
     return buffer.getvalue()

@@ -13,7 +13,8 @@ from common.files import read_json
 from common.runs import Checkpoint, Run, choose_checkpoint
 from data_pipeline.tokenizer import Tokenizer
 from model import Decoder, ModelConfig
-from model.convert.opening import adapter_of, load_adapted
+from model.convert.opening import adapter_of, load_adapted, open_source
+from model.convert.starting import base_decoder
 from model.device import DeviceName, choose_device
 from model.weights import load_decoder
 
@@ -62,6 +63,20 @@ def load_checkpoint(run: Run, checkpoint: Checkpoint, device: DeviceName = "auto
             "--name"
         ) from error
     return LoadedRun(model.eval(), tokenizer, checkpoint, run, config, target)
+
+
+def load_base(run: Run, device: DeviceName = "auto") -> Decoder:
+    """The model that `run` began with, in evaluation mode.
+
+    Raises:
+        UserError: it did not begin with one, or that is no longer there, or is another one now.
+    """
+    config = read_config(run)
+    if config.get("start_from") is None:
+        raise UserError(f"{run.path} did not start from another model")
+    source = open_source(config["start_from"])
+    model_config = from_dict(ModelConfig, config["model"], where=f"{run.config}: model")
+    return base_decoder(model_config, source, choose_device(device)).eval()
 
 
 def read_config(run: Run) -> dict[str, Any]:

@@ -20,7 +20,13 @@ ALLOWED = {
         "data_pipeline.tokenizer_import",
         "data_pipeline.tokenizer_export",
     },
-    "inference": {"common", "model", "data_pipeline.tokenizer"},
+    "inference": {
+        "common",
+        "model",
+        "data_pipeline.tokenizer",
+        "data_pipeline.examples.prompts",
+        "data_pipeline.examples.rendering",
+    },
     "training": {
         "common",
         "model",
@@ -37,6 +43,7 @@ ALLOWED = {
         "data_pipeline.tokenizer",
         "data_pipeline.shards",
         "data_pipeline.examples",
+        "data_pipeline.questions.question",
     },
 }
 

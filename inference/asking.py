@@ -1,0 +1,66 @@
+"""Asking a fine-tuned run the way its training examples ask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from common.cli import from_dict
+from common.errors import UserError
+from common.files import read_json
+from common.runs import Run
+from data_pipeline.examples.prompts import PromptStyle, alpaca_prompt
+from data_pipeline.examples.rendering import render_prompt
+from data_pipeline.tokenizer import Tokenizer
+
+EXAMPLES = "examples.json"  # in a run that was fine-tuned on examples
+
+
+@dataclass(frozen=True)
+class AskingStyle:
+    """How a run's training examples ask, with what its chat template was given."""
+
+    style: PromptStyle
+    template_variables: dict[str, str]
+
+    def ids(self, tokenizer: Tokenizer, question: str, context: str = "") -> list[int]:
+        """What stands before the answer, for `inference.generate`: without the id that begins a text.
+
+        `context` is the text that an instruction is about. Alpaca prompts have a place for it; elsewhere it follows the
+        question behind an empty line.
+
+        Raises:
+            UserError: the examples are conversations, and the tokenizer has no chat template or it refuses this one.
+        """
+        if self.style.format == "alpaca":
+            prompt: Any = alpaca_prompt(question, context)
+        else:
+            prompt = self.style.prompt(f"{question}\n\n{context}" if context else question)
+        return [int(number) for number in render_prompt(prompt, tokenizer, self.template_variables)[1:]]
+
+
+def prompt_style(run: Run) -> AskingStyle:
+    """How the training examples of `run` ask.
+
+    Raises:
+        UserError: the run was not fine-tuned on examples, or its examples.json is damaged.
+    """
+    path = run.path / EXAMPLES
+    try:
+        saved = read_json(path)
+        style, variables = saved["style"], saved["template_variables"]
+        if not isinstance(style, dict) or not isinstance(variables, dict):
+            raise ValueError("style and template_variables must be objects")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{run.path} was not fine-tuned on examples (it has no {EXAMPLES}), so it has no way to be asked; name a "
+            "run that was, or let this one continue a text with sample.py"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}); the same train.py command writes it again") from error
+    return AskingStyle(from_dict(PromptStyle, style, where=f"{path}: style"), variables)
+
+
+def asked(run: Run, tokenizer: Tokenizer, question: str) -> list[int]:
+    """Ids of `question` as the training examples of `run` ask. Raises UserError as `prompt_style` and its `ids` do."""
+    return prompt_style(run).ids(tokenizer, question)
