@@ -15,12 +15,16 @@ import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from dataclasses import dataclass, fields  # noqa: E402
 from io import TextIOWrapper  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import tyro  # noqa: E402
 
 from common.cli import run_command  # noqa: E402
+from common.errors import UserError  # noqa: E402
 from common.runs import find_run  # noqa: E402
 from inference import Completion, LoadedRun, SamplingOptions, Speed, generate, load_run  # noqa: E402
+from inference.asking import asked  # noqa: E402
+from model.adapters.files import load_adapter  # noqa: E402
 from model.device import DeviceName  # noqa: E402
 
 
@@ -34,10 +38,14 @@ class SampleCommand(SamplingOptions):
     """Keep only the K likeliest tokens; "None" keeps all."""
     prompt: str = ""
     """The beginning of the text; "-" reads it from standard input. Without one the model begins a document."""
+    ask: str | None = None
+    """A question for a fine-tuned run, asked as its training examples ask; instead of a prompt."""
     run: str | None = None
     """Name below runs/, or path, of the run; by default the newest one."""
     checkpoint: str = "best"
     """"best" (lowest validation loss), "last", or a step."""
+    adapter: str | None = None
+    """A directory that PEFT or train.py wrote, to put on the run's model."""
     num_samples: int = 1
     """How many continuations; several are separated by a line of three hyphens."""
     device: DeviceName = "auto"
@@ -55,10 +63,18 @@ def main(argv: Sequence[str]) -> None:
     command = tyro.cli(SampleCommand, args=list(argv), prog="sample.py", config=(tyro.conf.UseAppendAction,))
     loaded = load_run(find_run(command.run), command.checkpoint, command.device)
     note(f"run {loaded.run.path}, {loaded.checkpoint.path.name}, on {loaded.device}")
-    prompt = sys.stdin.read() if command.prompt == "-" else command.prompt
+    if command.adapter is not None:
+        load_adapter(loaded.model, Path(command.adapter), "added")
+        note(f"adapter {command.adapter}")
+    if command.ask is not None and command.prompt:
+        raise UserError("--ask and --prompt exclude each other: give the question, or the beginning of a text")
     speed = Speed()
     try:
-        finished = write_samples(loaded, prompt, command, speed)
+        if command.ask is not None:
+            finished = write_samples(loaded, "", asked(loaded.run, loaded.tokenizer, command.ask), command, speed)
+        else:
+            prompt = sys.stdin.read() if command.prompt == "-" else command.prompt
+            finished = write_samples(loaded, prompt, prompt, command, speed)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough. Python would complain once more when it closes standard output.
@@ -69,15 +85,18 @@ def main(argv: Sequence[str]) -> None:
     note(f"decode {rate(speed.decode_tokens, speed.decode_seconds)}")
 
 
-def write_samples(loaded: LoadedRun, prompt: str, command: SampleCommand, speed: Speed) -> list[Completion]:
-    """Write every prompt and continuation to standard output; a single sample appears as it comes into being."""
+def write_samples(
+    loaded: LoadedRun, shown: str, prompt: str | list[int], command: SampleCommand, speed: Speed
+) -> list[Completion]:
+    """Write every continuation to standard output, behind what is `shown` of the prompt; a single sample appears as it
+    comes into being."""
     streamed = command.num_samples == 1
     if streamed:
-        show(prompt)
+        show(shown)
     completions = generate(
         loaded.model,
         loaded.tokenizer,
-        prompt,
+        [prompt],
         command.sampling(),
         command.num_samples,
         on_text=(lambda _, text: show(text)) if streamed else None,
@@ -86,7 +105,7 @@ def write_samples(loaded: LoadedRun, prompt: str, command: SampleCommand, speed:
     for number, completion in enumerate(completions):
         if not streamed:
             show("---\n" if number else "")
-            show(prompt + completion.text)
+            show(shown + completion.text)
         show("\n")
     return completions
 

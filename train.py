@@ -13,7 +13,8 @@ from typing import Annotated  # noqa: E402
 
 import tyro  # noqa: E402
 
-from common.cli import parse_command, run_command  # noqa: E402
+from common.cli import parse_command, run_command, to_dict  # noqa: E402
+from common.errors import UserError  # noqa: E402
 from common.runs import RUNS_ROOT, Run  # noqa: E402
 from training.config import BudgetConfig, RunConfig  # noqa: E402
 from training.leaving import how_to_load, leave_adapter  # noqa: E402
@@ -38,10 +39,12 @@ def main(argv: Sequence[str]) -> None:
     if given:
         # A budget on the command line replaces the config's, whichever of them that set.
         config = replace(config, budget=BudgetConfig(**{name: getattr(config.budget, name) for name in given}))
-    for one in runs_of(config):
+    runs = runs_of(config)
+    for number, one in enumerate(runs, start=1):
         finished = run_training(one, command.dry_run)
         if one.examples.used and not command.dry_run and os.environ.get("RANK", "0") == "0":
             leave_behind(one)
+            compare(config, runs, number)
         if not finished:
             return
 
@@ -51,10 +54,24 @@ def leave_behind(config: RunConfig) -> None:
     from evaluation.fine_tuning import describe, write_artifacts  # draws: not for those who only train
 
     run = Run(RUNS_ROOT / config.name)
-    if not run.checkpoints():
-        return
-    adapter = leave_adapter(run)
-    print(describe(write_artifacts(run, how_to_load(run, str(config.start_from), adapter))), file=sys.stderr)
+    if run.checkpoints():
+        adapter = leave_adapter(run)
+        print(describe(write_artifacts(run, how_to_load(run, str(config.start_from), adapter))), file=sys.stderr)
+
+
+def compare(config: RunConfig, runs: Sequence[RunConfig], done: int) -> None:
+    """Of the stages or folds that are done what they show together. Trouble with it is said, and training goes on."""
+    from evaluation.folds import write_folds
+    from evaluation.stage_parts import Part
+    from evaluation.stages import write_stages
+
+    try:
+        if config.examples.stages:
+            write_stages([Run(RUNS_ROOT / one.name) for one in runs[:done]], [Part.of(to_dict(one)) for one in runs])
+        elif len(runs) > 1 and done == len(runs):
+            write_folds(config.name)
+    except UserError as error:
+        print(f"warning: the comparison could not be made: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ ALLOWED = {
         "common",
         "model",
         "inference",
+        "training.config",
         "data_pipeline.tokenizer",
         "data_pipeline.shards",
         "data_pipeline.examples",

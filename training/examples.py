@@ -10,8 +10,8 @@ import torch
 
 from data_pipeline.examples.dataset import ExampleOptions, ExampleSet, load_examples
 from data_pipeline.examples.order import length_grouped, pack, shuffled
-from data_pipeline.examples.rendering import render_prompt
 from data_pipeline.tokenizer import Tokenizer
+from inference.asking import AskingStyle
 from model.functions import IGNORE
 from training.config import ExamplesConfig
 from training.data import MicroBatch, Row, ValidationSplit
@@ -85,9 +85,8 @@ class ExampleData:
         return [{"example": number, "place": self.train.place(number)} for w in windows for number in self.row(w)]
 
     def prompt(self, text: str) -> list[int]:
-        """`text` asked as the training examples ask; the id that begins a text is left to the generation."""
-        asked = self.loaded.style.prompt(text)
-        return [int(number) for number in render_prompt(asked, self.tokenizer, self.config.template_variables)[1:]]
+        """`text` asked as the training examples ask."""
+        return AskingStyle(self.loaded.style, self.config.template_variables).ids(self.tokenizer, text)
 
     def report(self) -> list[str]:
         lines = self.loaded.report.lines()

@@ -258,8 +258,8 @@ def record(job: Job, state: dict[str, Any], console: Console) -> None:
     Raises:
         UserError: training diverged; the checkpoints so far are whole.
     """
-    # A step that a request to stop had cut short was not logged: that is still to come.
-    logged = job.progress.step - bool(state.get("cut_short"))
+    # A step that a request to stop had cut short was not logged: that is still to come. Nor was anything of a new run.
+    logged = job.progress.step - bool(state.get("cut_short")) if state else -1
     with ExitStack() as stack:
         stop = StopRequest()
         stack.callback(stop.close)
