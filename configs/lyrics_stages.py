@@ -20,7 +20,7 @@ from training.config import (
     ValidationConfig,
 )
 
-PARTS = ("people", "places", "history", "arts")
+PARTS = ("part_1_people", "part_2_places", "part_3_history", "part_4_arts")
 
 config = RunConfig(
     name="lyrics_stages",
