@@ -1,4 +1,4 @@
-"""Weights to start from, whatever wrote them: a run of this project, or a Hugging Face directory."""
+"""Weights to start from, whatever wrote them: a run of this project, a Hugging Face directory, or its hub."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from common.cli import from_dict
 from common.errors import UserError
 from common.files import read_json
+from common.hub import is_address, local_model
 from common.runs import choose_checkpoint, find_run
 from model.config import ModelConfig
 from model.convert.families import Family, TensorRule
@@ -57,14 +58,14 @@ class Source:
 
 
 def open_source(path: str | Path, which: str = "best") -> Source:
-    """The weights at `path`: a Hugging Face directory, or a run (a path, or a name below runs/).
+    """The weights at `path`: a run (a path, or a name below runs/), a Hugging Face directory, or hf://ORG/NAME.
 
     Raises:
         UserError: there is neither, it is damaged, or it is a model that this decoder cannot express.
     """
     file = Path(path) / "config.json"
-    if file.is_file() and "model_type" in read_config_file(file):
-        return open_theirs(Path(path))
+    if is_address(path) or (file.is_file() and "model_type" in read_config_file(file)):
+        return open_theirs(path)
     return open_run(path, which)
 
 
@@ -85,8 +86,9 @@ def open_run(path: str | Path, which: str = "best") -> Source:
     return Source(run.path, model, files)
 
 
-def open_theirs(directory: Path) -> Source:
-    """A Hugging Face directory, with every name and shape checked. Raises UserError as `open_source` does."""
+def open_theirs(place: str | Path) -> Source:
+    """A Hugging Face directory or hf://ORG/NAME, every name and shape checked. Raises UserError as `open_source`."""
+    directory = local_model(place)
     family, config = read_theirs(read_config_file(directory / "config.json"), directory / "config.json")
     files = TensorFiles.of_directory(directory)
     return Source(directory, config, files, _match(family, config, files, directory))
