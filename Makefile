@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart test test-slow lint bench clean
+.PHONY: quickstart small-bases test test-slow lint bench clean
 .DEFAULT_GOAL := quickstart
 .DELETE_ON_ERROR:  # an environment that was not finished is made again
 
@@ -24,6 +24,15 @@ quickstart: $(VENV)/.base
 	@echo "        python sample.py --prompt 'Your own words'"
 	@echo "        python train.py configs/quickstart.py --name longer --budget.minutes 30"
 	@echo "        python train.py configs/mini.py --dry-run"
+
+# Two small models that know some Spanish and English, to fine-tune; what is done already is not done again.
+small-bases: $(VENV)/.base
+	python -m data_pipeline configs/data/spanish_parts.py
+	python -m data_pipeline configs/data/small_bases.py
+	python train.py configs/small_gpt2.py
+	python train.py configs/small_llama.py
+	python sample.py --run runs/small_gpt2 --max-new-tokens 60 --temperature 0.5 --prompt "La ciudad de"
+	python sample.py --run runs/small_llama --max-new-tokens 60 --temperature 0.5 --prompt "La ciudad de"
 
 test: $(VENV)/.dev
 	python -m pytest --numprocesses 2

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from common.errors import UserError
@@ -40,44 +41,53 @@ def render_chat(
     for message in messages:
         if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
             raise UserError(f"a message needs a role and a content, both texts; got {json.dumps(message, default=str)}")
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
-    environment.filters["tojson"] = _to_json
     try:
-        return environment.from_string(template).render(
+        return _compiled(template).render(
             messages=list(messages), add_generation_prompt=add_generation_prompt, **{"tools": None, **variables}
         )
     except (TemplateError, RecursionError, MemoryError, *_ORDINARY) as error:
         raise UserError(f"the chat template refuses these messages: {error}") from error
 
 
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> Template:
+    """Compiling takes many times as long as rendering. What a template sets is gone after each rendering."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+    environment.filters["tojson"] = _to_json
+    return environment.from_string(template)
+
+
 class Shield:
     """Control tokens in what users wrote, hidden from the template and its reader behind private characters."""
 
-    def __init__(self, tokens: Iterable[str], texts: Any) -> None:
-        """`texts`: all that will be hidden in, to find characters that stand nowhere in it."""
-        self._tokens = sorted(filter(None, tokens), key=len, reverse=True)
-        whole = "".join(_strings(texts))
+    def __init__(self, tokens: re.Pattern[str], texts: Any) -> None:
+        """`tokens` finds any control token. `texts`: all that will be hidden in."""
+        self._tokens = tokens
+        strings = list(_strings(texts))
+        found = dict.fromkeys(match[0] for text in strings for match in tokens.finditer(text))
+        whole = "".join(strings) if found else ""
         # Of the private use planes; a template that prints a list writes such a character as an escape.
         private = (chr(code) for code in range(0xF0000, 0x10FFFE))
         free = (character for character in private if character not in whole and _escape(character) not in whole)
-        self._hidden = dict(zip(self._tokens, free, strict=False))
+        self._hidden = dict(zip(found, free, strict=False))
         self._escaped = {_escape(character): character for character in self._hidden.values()}
-        self._found = re.compile("|".join(map(re.escape, self._tokens)) or "(?!)")
         self._shown = {character: token for token, character in self._hidden.items()}
 
     def hide(self, value: Any) -> Any:
         """`value` with every text inside it made safe, however deep."""
         if isinstance(value, str):
-            return self._found.sub(lambda match: self._hidden[match[0]], value)
+            return self._tokens.sub(lambda match: self._hidden[match[0]], value)
         if isinstance(value, Mapping):
             return {self.hide(key): self.hide(item) for key, item in value.items()}
         return [self.hide(item) for item in value] if isinstance(value, (list, tuple)) else value
 
     def pieces(self, text: str) -> list[str]:
         """`text` with what was hidden shown again, cut inside every token of it, so that no reader takes it for one."""
+        if not self._hidden:
+            return [text]
         pieces = [""]
         for character in re.sub(r"\\U[0-9a-f]{8}", lambda match: self._escaped.get(match[0], match[0]), text):
             token = self._shown.get(character)

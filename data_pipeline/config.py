@@ -234,8 +234,8 @@ class TokenizerConfig:
     kind: Literal["sentencepiece", "tiktoken", "existing"] = "sentencepiece"
     """Which; the fields below but `encoding` and `path` are for SentencePiece."""
     path: str | None = None
-    """With existing: a tokenizer file, or the directory of a Hugging Face model, a run or a dataset that has one. A
-    model that is trained on from there needs its own tokenizer."""
+    """With existing: a tokenizer file, the directory of a Hugging Face model, a run or a dataset that has one, or
+    hf://ORG/NAME for a model of the hub. A model that is trained on from there needs its own tokenizer."""
     encoding: str = "gpt2"
     """With tiktoken: the name of one of its encodings, which it downloads, or a file of ranks (*.tiktoken). A file with
     the name of an encoding, such as cl100k_base.tiktoken, is that encoding; another one cuts text as cl100k_base does,

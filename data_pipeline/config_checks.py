@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
@@ -96,7 +95,7 @@ def _check_tokenizer(config: TokenizerConfig) -> None:
     if config.kind != "existing" and config.path is not None:
         raise UserError(f"tokenizer.path does nothing with tokenizer.kind {config.kind}; set the kind to existing")
     if config.path is not None:
-        pack(Path(config.path))  # for its errors, hours before it is used
+        pack(config.path)  # for its errors, hours before it is used
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:

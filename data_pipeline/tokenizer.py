@@ -216,7 +216,7 @@ class Tokenizer:
         """
         if self.chat_template is None:
             raise UserError(f"{self.path} has no chat template; it was made for plain text")
-        shield = Shield(self.model.control_ids, [messages, variables])
+        shield = Shield(self._control_pattern, [messages, variables])
         named = {"bos_token": self.piece(self.bos_id), "eos_token": self.piece(self.eos_id)}
         text = render_chat(
             self.chat_template, shield.hide(messages), add_generation_prompt, {**named, **shield.hide(variables)}
@@ -231,7 +231,7 @@ class Tokenizer:
 
     @cached_property
     def _control_pattern(self) -> re.Pattern[str]:
-        longest_first = sorted(self.model.control_ids, key=len, reverse=True)
+        longest_first = sorted(filter(None, self.model.control_ids), key=len, reverse=True)
         return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
     def decode(self, ids: Sequence[int]) -> str:

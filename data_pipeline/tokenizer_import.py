@@ -1,4 +1,4 @@
-"""Tokenizers of others as a `tokenizer.model`: a Hugging Face directory, Llama 3's or GPT-2's own files."""
+"""Tokenizers of others as a `tokenizer.model`: a Hugging Face directory or model, Llama 3's or GPT-2's own files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import read_json
+from common.hub import local_tokenizer
 from data_pipeline.huggingface_tokenizer import HuggingFaceModel, byte_level_content
 from data_pipeline.tiktoken_files import END_OF_TEXT, gpt2_content, llama3_content
 from data_pipeline.tokenizer import HEADER, SentencePieceModel
@@ -18,8 +19,8 @@ from data_pipeline.tokenizer import HEADER, SentencePieceModel
 _GPT2_FILES = (("merges.txt", "vocab.json"), ("vocab.bpe", "encoder.json"))
 
 
-def pack(path: Path) -> bytes:
-    """The content of a `tokenizer.model` for the tokenizer at `path`, a file or a directory that holds one.
+def pack(place: str | Path) -> bytes:
+    """The content of a `tokenizer.model` for the tokenizer at `place`: a file, a directory or an address of the hub.
 
     Beside the tokenizer itself, `tokenizer_config.json`, `generation_config.json` and `chat_template.jinja` are read
     for what begins and ends a text and for the chat template.
@@ -27,6 +28,7 @@ def pack(path: Path) -> bytes:
     Raises:
         UserError: there is no tokenizer, it is damaged, or nothing says what ends a text.
     """
+    path = local_tokenizer(place)
     directory = path if path.is_dir() else path.parent
     if not path.exists():
         raise UserError(f"there is no tokenizer at {path}")

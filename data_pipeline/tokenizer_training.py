@@ -91,7 +91,7 @@ def ready_made(config: TokenizerConfig) -> bytes | None:
         return tiktoken_content(config.encoding, SPECIAL_TOKENS)
     if config.kind == "existing":
         assert config.path is not None  # config_checks.py
-        return pack(Path(config.path))
+        return pack(config.path)
     return None
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_data_helpers import prose, write_jsonl
@@ -167,11 +168,12 @@ def test_a_pattern_without_files_is_an_error(tmp_path: Path) -> None:
         collect.plan([files(tmp_path / "absent*")], CollectionConfig(), tmp_path)
 
 
-def fake_wheel(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_wheel(path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any] | None = None) -> None:
     articles = {
         "Zebra": {"title": "Zebra", "extract": " Zebras are striped. ", "description": "", "topic": ""},
         "An ox & co": {"title": "An ox & co", "extract": "Oxen pull.", "description": "", "topic": ""},
         "Hole": {"title": "Hole", "extract": None},
+        **(more or {}),
     }
     path.parent.mkdir(parents=True)
     with zipfile.ZipFile(path, "w") as archive:
@@ -186,6 +188,24 @@ def test_packaged_wikipedia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert documents[0].origin == "https://en.wikipedia.org/wiki/An_ox_%26_co"
     assert documents[0].licence == "CC-BY-SA-4.0" and documents[0].kind == "wiki"
     assert reasons(quarantined) == [("Hole", "no_text")]
+
+
+def test_an_article_under_two_keys_has_two_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {"Zeebra": {"title": "Zebra", "extract": "Zebras are striped."}}
+    fake_wheel(tmp_path / "downloads" / wikipedia.WHEEL, monkeypatch, more)
+    documents, _, _ = collected(PackagedWikipedia(), tmp_path)
+    ids = ["wikipedia/An ox & co", "wikipedia/Zebra", "wikipedia/Zebra (Zeebra)"]
+    assert [document.id for document in documents] == ids
+
+
+def test_a_sample_of_packaged_wikipedia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {f"Town {number}": {"title": f"Town {number}", "extract": "A town. " * 10} for number in range(400)}
+    fake_wheel(tmp_path / "downloads" / wikipedia.WHEEL, monkeypatch, more)
+    (all_of_them, _, _), (some, _, _) = (
+        collected(PackagedWikipedia(max_bytes=most), tmp_path) for most in (None, 8_000)
+    )
+    assert len(all_of_them) == 402 and 80 < len(some) < 120  # 8,000 bytes are 100 towns
+    assert {document.id for document in some} < {document.id for document in all_of_them}
 
 
 def test_a_damaged_package_is_refused(tmp_path: Path) -> None:

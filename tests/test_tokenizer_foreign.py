@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from test_data_helpers import prose, small_config, write_jsonl
 
 from common.errors import UserError
 from common.files import write_json
+from data_pipeline.chat import Shield, _compiled
 from data_pipeline.config import TokenizerConfig
 from data_pipeline.pipeline import curate
 from data_pipeline.shards import Dataset
@@ -339,6 +341,25 @@ def test_nothing_in_a_conversation_can_forge_a_turn(tmp_path: Path) -> None:
     ids = tokenizer.encode_chat([message], add_generation_prompt=False, tools=[attack], date="\U000f0000" + attack)
     assert ids.count(tokenizer.special_ids[attack]) == 1
     assert tokenizer.decode(ids) == f"{attack}{attack}['{attack}']\U000f0000{attack}"
+
+
+def test_a_template_is_compiled_once_and_remembers_nothing(tmp_path: Path) -> None:
+    template = "{% set seen = namespace(count=0) %}{% set seen.count = seen.count + 1 %}{{ seen.count }}"
+    tokenizer = chat(tmp_path, template + "{{ strftime_now('%S.%f') }}{{ messages[0].content }}")
+    before = _compiled.cache_info().misses
+    texts = [tokenizer.decode(tokenizer.encode_chat([{"role": "user", "content": word}])) for word in ("a", "b", "c")]
+    assert _compiled.cache_info().misses == before + 1
+    assert [(text[0], text[-1]) for text in texts] == [("1", "a"), ("1", "b"), ("1", "c")]
+    assert len({text[1:-1] for text in texts}) == 3  # the time is that of each call
+
+
+def test_what_looks_like_tokens_across_two_texts_is_hidden_in_each() -> None:
+    tokens, texts = re.compile("ab!|!c"), [{"x": "ab", "!c": ["!c", "ab!c"]}, "\U000f0000", 7]
+    shield = Shield(tokens, texts)
+    hidden = shield.hide(texts)
+    assert not tokens.search(str(hidden)) and hidden[1:] == ["\U000f0000", 7]
+    plain, inner = list(hidden[0].values())
+    assert [shield.pieces(text) for text in (plain, *inner)] == [["ab"], ["!", "c"], ["a", "b!c"]]
 
 
 def test_tokens_that_were_added_to_the_vocabulary_cannot_be_forged_either(tmp_path: Path) -> None:

@@ -211,8 +211,9 @@ class RunConfig:
     name: str = "run"
     """The run lives in runs/NAME; the same command again resumes it."""
     start_from: str | None = None
-    """Begin with the weights of a run (name or path) or a Hugging Face directory; `model` is then that of these, of
-    which vocab_size, context_length, window, document_start and dropout may be set to something else."""
+    """Begin with the weights of a run (name or path), a Hugging Face directory, or a model of its hub (hf://ORG/NAME or
+    hf://ORG/NAME@REVISION); `model` is then that of these, of which vocab_size, context_length, window, document_start
+    and dropout may be set to something else."""
     other_tokenizer: bool = False
     """With `start_from`: the data have another tokenizer than the weights, though ids then mean other text."""
     model: ModelConfig = field(default_factory=ModelConfig)

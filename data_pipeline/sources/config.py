@@ -16,6 +16,8 @@ class PackagedWikipedia:
     """Licence of the text, kept with every document."""
     language: Literal["en", "es", "fr"] = "en"
     """Language edition."""
+    max_bytes: int | None = None
+    """Take a sample near this many bytes, drawn evenly over all articles; without it, all."""
 
 
 @dataclass(frozen=True)

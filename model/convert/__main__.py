@@ -18,10 +18,11 @@ from model.convert.hf_import import import_directory
 
 @dataclass(frozen=True)
 class FromHf:
-    """Read a Hugging Face directory of GPT-2, Llama or Mistral, and write it as a run."""
+    """Read a Hugging Face directory of GPT-2, Llama or Mistral, or one of its hub, and write it as a run."""
 
     directory: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIRECTORY")]
-    """config.json, weights (safetensors or pytorch_model.bin, whole or sharded) and tokenizer."""
+    """config.json, weights (safetensors or pytorch_model.bin, whole or sharded) and tokenizer; or hf://ORG/NAME, or
+    hf://ORG/NAME@REVISION, for what the hub has of these."""
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run to write, such as runs/gpt2; it must not exist."""
 
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     """Parse the command line and convert. A bad flag or value ends the process with status 2."""
     command = tyro.cli(Command, args=list(argv), prog="python -m model.convert")
     if isinstance(command, FromHf):
-        run = import_directory(Path(command.directory), Path(command.out))
+        run = import_directory(command.directory, Path(command.out))
         print(f'{run.path}\nnext: python sample.py --run {run.path} --prompt "The river"')
     elif isinstance(command, ToHf):
         size = int(command.shard_gigabytes * 1e9)

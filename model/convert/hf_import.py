@@ -1,4 +1,4 @@
-"""From a Hugging Face directory to a run of this project, from which one can sample, fine-tune and export."""
+"""From a Hugging Face directory or hub to a run of this project, from which one can sample, fine-tune and export."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from common.cli import to_dict
 from common.errors import UserError
 from common.files import write_json
+from common.hub import is_address
 from common.runs import Checkpoint, Run, write_checkpoint_manifest
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer_import import pack
@@ -15,24 +16,30 @@ from model.convert.source import Source, open_theirs
 from model.tensor_files import SafetensorsWriter
 
 
-def import_directory(directory: Path, out: Path) -> Run:
-    """Write the run `out` with one checkpoint, of step 0, that holds the weights of `directory` in their own dtype.
+def import_directory(place: str | Path, out: Path) -> Run:
+    """Write the run `out` with one checkpoint, of step 0, that holds the weights of `place` in their own dtype.
+
+    Args:
+        place: a Hugging Face directory, or hf://ORG/NAME.
 
     Raises:
-        UserError: `directory` is damaged, or something that this decoder cannot express; `out` exists.
+        UserError: `place` is damaged, or something that this decoder cannot express; `out` exists.
     """
-    source = open_theirs(directory)
-    tokenizer = pack(directory)
+    source = open_theirs(place)
+    tokenizer = pack(source.path)
+    origin = source.path.name  # of the hub a commit
+    if is_address(place):
+        origin = f"{str(place).partition('@')[0]}@{origin}"
     with new_directory(out) as path:
         run = Run(path)
         run.tokenizer.write_bytes(tokenizer)
         checked = Tokenizer(run.tokenizer)
         if checked.vocab_size > source.config.vocab_size:
             raise UserError(
-                f"{directory}: its tokenizer has {checked.vocab_size:,} ids, but vocab_size in config.json is "
+                f"{place}: its tokenizer has {checked.vocab_size:,} ids, but vocab_size in config.json is "
                 f"{source.config.vocab_size:,}; they do not belong together"
             )
-        values = {"name": out.name, "model": to_dict(source.config), "converted_from": directory.name}
+        values = {"name": out.name, "model": to_dict(source.config), "converted_from": origin}
         write_json(run.config, values)
         _write_checkpoint(Checkpoint(run.checkpoint_path(0), 0), source, checked)
     return Run(out)

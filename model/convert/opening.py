@@ -11,6 +11,7 @@ import torch
 
 from common.cli import from_dict
 from common.errors import UserError
+from common.hub import is_address
 from common.runs import Checkpoint, Run, choose_checkpoint, find_run
 from model.adapters.attach import attach, merge, trained_of_base, trained_state
 from model.adapters.config import AdapterConfig
@@ -28,24 +29,26 @@ it, which is the model that was trained."""
 
 
 def open_source(path: str | Path, which: str = "best", merge_base: MergeBase = "original") -> Source:
-    """The weights at `path`: a Hugging Face directory, or a run (a path, or a name below runs/).
+    """The weights at `path`: a run (a path, or a name below runs/), a Hugging Face directory, or hf://ORG/NAME.
 
     Raises:
         UserError: there is neither, it is damaged, or it is a model that this decoder cannot express.
     """
-    return open_theirs(Path(path)) if _is_theirs(path) else open_run(path, which, merge_base)
+    return open_theirs(path) if _is_theirs(path) else open_run(path, which, merge_base)
 
 
 def architecture_of(path: str | Path) -> ModelConfig:
     """The architecture of the weights at `path`, without opening those of a run. Raises UserError as `open_source`."""
     if _is_theirs(path):
-        return open_theirs(Path(path)).config
+        return open_theirs(path).config
     run = find_run(str(path))
     values = read_config_file(run.config)
     return from_dict(ModelConfig, values.get("model") or {}, where=f"{run.config}: model")
 
 
 def _is_theirs(path: str | Path) -> bool:
+    if is_address(path):
+        return True
     file = Path(path) / "config.json"
     return file.is_file() and "model_type" in read_config_file(file)
 

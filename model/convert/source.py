@@ -1,4 +1,4 @@
-"""Weights in files, whatever wrote them, and those of a Hugging Face directory."""
+"""Weights in files, whatever wrote them, and those of a Hugging Face directory or its hub."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.files import read_json
+from common.hub import local_model
 from model.config import ModelConfig
 from model.convert.families import Family, TensorRule
 from model.convert.registry import read_theirs
@@ -53,12 +54,13 @@ class Source:
             yield from rule.split(self.files.read(stored)).items()
 
 
-def open_theirs(directory: Path) -> Source:
-    """A Hugging Face directory, with every name and shape checked.
+def open_theirs(place: str | Path) -> Source:
+    """A Hugging Face directory, or a model of its hub (`hf://ORG/NAME`), with every name and shape checked.
 
     Raises:
         UserError: it is damaged, or a model that this decoder cannot express.
     """
+    directory = local_model(place)
     family, config = read_theirs(read_config_file(directory / "config.json"), directory / "config.json")
     files = TensorFiles.of_directory(directory)
     return Source(directory, config, files, _match(family, config, files, directory))
