@@ -1,7 +1,7 @@
 """Questions and answers about Pokémon, in Spanish: as pokemon_gpt2_xl_lora.py, on a base for a laptop.
 
-`make story-pokemon` makes the base and the data first (docs/fine_tuning). A base this small knows nothing of the subject, so it learns for
-longer, at a higher rate, about 150 creatures.
+`make story-pokemon` makes the base and the data first. A base this small knows nothing of the subject, so it learns for
+longer, at a higher rate, about 150 creatures (docs/fine_tuning.md).
 """
 
 from model.adapters.config import AdapterConfig
