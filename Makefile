@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart small-bases test test-slow lint bench clean
+.PHONY: quickstart small-bases story-pokemon story-chat story-stages story-alpaca story-methods test test-slow lint bench clean
 .DEFAULT_GOAL := quickstart
 .DELETE_ON_ERROR:  # an environment that was not finished is made again
 
@@ -33,6 +33,34 @@ small-bases: $(VENV)/.base
 	python train.py configs/small_llama.py
 	python sample.py --run runs/small_gpt2 --max-new-tokens 60 --temperature 0.5 --prompt "La ciudad de"
 	python sample.py --run runs/small_llama --max-new-tokens 60 --temperature 0.5 --prompt "La ciudad de"
+
+# The stories of docs/fine_tuning.md on the small bases: each makes what it needs, trains, and asks what was held out.
+story-pokemon: small-bases
+	$(PIP) --no-build-isolation --editable '.[facts]'
+	python -m data_pipeline configs/data/pokemon_qa.py --limit 150 --held-out-fraction 0.1 --out data/pokemon_qa_small
+	python train.py configs/pokemon_gpt2_xl_lora_small.py
+	python -m evaluation.questions pokemon_gpt2_xl_lora_small data/pokemon_qa_small/held_out.jsonl
+	python sample.py --run pokemon_gpt2_xl_lora_small --temperature 0 --ask "¿De qué tipo es Charizard?"
+
+story-chat: small-bases
+	$(PIP) --no-build-isolation --editable '.[facts,quantization]'
+	python -m data_pipeline configs/data/pokemon_chat.py --limit 100 --held-out-fraction 0.1 --out data/pokemon_chat_small
+	python train.py configs/llama32_3b_qlora_small.py
+	python -m evaluation.questions llama32_3b_qlora_small data/pokemon_chat_small/held_out.jsonl
+	python -m evaluation.merging llama32_3b_qlora_small
+	python sample.py --run llama32_3b_qlora_small --temperature 0 --ask "¿De qué tipo es Charizard?"
+
+story-stages: small-bases
+	python train.py configs/lyrics_stages_small.py
+	python sample.py --run lyrics_stages_small_stage_4 --max-new-tokens 80 --temperature 0.7 --prompt "La ciudad de"
+
+story-alpaca: small-bases
+	python -m data_pipeline configs/data/alpaca_tasks.py
+	python train.py configs/alpaca_sft_small.py
+	python -m evaluation.questions alpaca_sft_small data/alpaca_tasks/held_out.jsonl
+
+story-methods: story-alpaca
+	python -m evaluation.compare_methods configs/alpaca_sft_small.py --questions data/alpaca_tasks/held_out.jsonl
 
 test: $(VENV)/.dev
 	python -m pytest --numprocesses 2
