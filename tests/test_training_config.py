@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import PROJECT, read_metrics, run_train
 
 from common.cli import from_dict, load_config, parse_command, to_dict
 from common.errors import UserError
 from common.files import read_json, sha256_of, write_json
 from common.runs import Run
+from model import Decoder
 from model.adapters.config import AdapterConfig
 from train import TrainCommand
 from training.config import OpeningConfig, OptimizerConfig, RunConfig
 from training.config_checks import check
+from training.plan import attach_for_counting
 from training.schedules import check_budget
+from training.series import runs_of
 
 CONFIGS = sorted((PROJECT / "configs").glob("*.py"))
 
@@ -130,3 +134,31 @@ def test_the_saved_config_of_a_run_is_a_config_file(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(UserError, match="is no JSON object"):
         load_config(tmp_path / "config.json", RunConfig)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "trained"),
+    [
+        ("pokemon_gpt2_xl_lora", 1_557_611_200, 19_660_800),
+        ("llama32_3b_qlora", 3_212_749_824, 48_627_712),
+        ("alpaca_sft", 124_439_808, 2_359_296),
+        ("lyrics_stages", 124_439_808, 124_439_808),
+    ],
+)
+def test_the_stories_of_full_size_train_as_much_as_published(name: str, parameters: int, trained: int) -> None:
+    config = load_config(PROJECT / "configs" / f"{name}.py", RunConfig)
+    for one in runs_of(config):
+        check(one)
+        with torch.device("meta"):
+            model = Decoder(one.model)
+        assert model.parameter_count() == parameters
+        assert attach_for_counting(model, one) == trained
+
+
+def test_small_stories_differ_from_the_full_ones_in_size_alone() -> None:
+    for name in ("pokemon_gpt2_xl_lora", "llama32_3b_qlora", "lyrics_stages", "alpaca_sft"):
+        full, small = (load_config(PROJECT / "configs" / f"{name}{suffix}.py", RunConfig) for suffix in ("", "_small"))
+        check(small)
+        assert (small.name, small.adapter, small.storage) == (f"{full.name}_small", full.adapter, full.storage)
+        assert small.optimizer.adamw == full.optimizer.adamw and small.schedule.kind == full.schedule.kind
+        assert small.examples.learn == full.examples.learn and small.examples.packing == full.examples.packing
