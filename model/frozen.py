@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.functions import compute_dtype
-from model.nf4 import Nf4, dequantize
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -22,31 +22,30 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if weight.requires_grad or weight.dtype == compute_dtype(x) == torch.float32:
         return F.linear(x, weight, bias)
-    return frozen_linear(x, weight, bias)
+    return frozen_linear(x, weight.to, bias)
 
 
-def frozen_linear(x: Tensor, weight: Tensor | Nf4, bias: Tensor | None) -> Tensor:
+def frozen_linear(x: Tensor, dense: Callable[[torch.dtype], Tensor], bias: Tensor | None) -> Tensor:
     """x @ weight.T + bias in the dtype of autocast or, without it, of `x`; shapes as in `linear`.
 
     Between the two directions neither `x` nor the weight in that dtype is kept: each makes the weight anew.
+
+    Args:
+        dense: gives the weight in a dtype.
     """
-    return _FrozenProduct.apply(x, weight, bias)
-
-
-def _dense(weight: Tensor | Nf4, dtype: torch.dtype) -> Tensor:
-    return dequantize(weight, dtype) if isinstance(weight, Nf4) else weight.to(dtype)
+    return _FrozenProduct.apply(x, dense, bias)
 
 
 class _FrozenProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | Nf4, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, dense: Callable[[torch.dtype], Tensor], bias: Tensor | None) -> Tensor:
         dtype = compute_dtype(x)
-        ctx.weight, ctx.dtype = weight, x.dtype
-        return F.linear(x.to(dtype), _dense(weight, dtype), None if bias is None else bias.to(dtype))
+        ctx.dense, ctx.dtype = dense, x.dtype
+        return F.linear(x.to(dtype), dense(dtype), None if bias is None else bias.to(dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (outer,) = gradients
-        by_x = (outer @ _dense(ctx.weight, outer.dtype)).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        by_x = (outer @ ctx.dense(outer.dtype)).to(ctx.dtype) if ctx.needs_input_grad[0] else None
         by_bias = outer.reshape(-1, outer.shape[-1]).sum(dim=0) if ctx.needs_input_grad[2] else None
         return by_x, None, by_bias

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ class Nf4Weight(QuantizedWeight):
         return dequantize(self.nf4, dtype)
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        return frozen_linear(x, self.nf4, bias)
+        return frozen_linear(x, partial(dequantize, self.nf4), bias)
 
     def extra_repr(self) -> str:
         return f"{self.shape[0]}, {self.shape[1]}, double={self.offset is not None}"

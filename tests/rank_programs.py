@@ -76,7 +76,7 @@ dist.init_process_group = join_again
 def before_gradients(event: Callable[[Job], None]) -> None:
     """Have `event` happen in every step, before its gradients are computed."""
 
-    def with_event(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int]:
+    def with_event(job: Job, split: BatchSplit) -> tuple[Any, ...]:
         event(job)
         return accumulate_gradients(job, split)
 
@@ -121,7 +121,7 @@ def sigkill_in_step(argv: list[str]) -> None:
     train.main(argv)
 
 
-def eventful(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int]:
+def eventful(job: Job, split: BatchSplit) -> tuple[Any, ...]:
     """A step that draws from every random generator and overflows once in fp16; SIGKILL comes where asked for."""
     if job.progress.step == 0:
         random.seed(1)
@@ -221,7 +221,7 @@ def spikes_on_one_rank(argv: list[str]) -> None:
     unchanged: list[int] = []
     steps: list[int] = []
 
-    def spiking(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int]:
+    def spiking(job: Job, split: BatchSplit) -> tuple[Any, ...]:
         steps.append(job.progress.step)
         weights = {name: local_part(value).detach().clone() for name, value in job.model.named_parameters()}
         if job.progress.step and all(value.equal(before[name]) for name, value in weights.items()):
@@ -231,9 +231,9 @@ def spikes_on_one_rank(argv: list[str]) -> None:
         hook = job.model.blocks[-1].register_forward_hook(
             lambda module, inputs, output: output * torch.nan if last and job.progress.step == 9 else None
         )
-        losses, tokens = accumulate_gradients(job, split)
+        losses, *counted = accumulate_gradients(job, split)
         hook.remove()
-        return losses * (100 if last and job.progress.step == 7 else 1), tokens
+        return losses * (100 if last and job.progress.step == 7 else 1), *counted
 
     def clip(model: nn.Module, largest: float) -> float:
         norm = clip_gradients(model, largest)
@@ -263,7 +263,7 @@ def overflow_on_one_rank(argv: list[str]) -> None:
     """In the third step a gradient overflows that the last process alone holds; every process says its scales."""
     scales = []
 
-    def overflowing(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int]:
+    def overflowing(job: Job, split: BatchSplit) -> tuple[Any, ...]:
         scales.append(job.scaler.get_scale())
         result = accumulate_gradients(job, split)
         if RANK == WORLD - 1 and job.progress.step == 2:

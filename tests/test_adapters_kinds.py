@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from model import Decoder, ModelConfig
-from model.adapters.attach import activate, adapters, attach, merge, names, remove
+from model.adapters.attach import activate, adapters, attach, base_parameters, merge, names, remove
 from model.adapters.config import AdapterConfig
 from model.adapters.files import load_adapter, save_adapter
 from model.adapters.low_rank import LowRank
 from model.adapters.scaling import Scaling
+from model.weights import Storage, empty_decoder, fill
 
 LM: Any = {"task_type": "CAUSAL_LM"}
 
@@ -313,7 +314,8 @@ def test_a_base_in_bf16_has_adapters_in_fp32(base: Path, config: AdapterConfig) 
     exact = ours(base).train()
     attach(exact, replace(config, dropout=1e-6) if config.method == "lora" else config)
     disturb(exact)
-    model = ours(base).bfloat16().train()
+    model = empty_decoder(exact.config, torch.device("cpu"), Storage(dtype="bf16")).train()
+    fill(model, base_parameters(exact).items(), "the base")
     attach(model, replace(config, dropout=1e-6) if config.method == "lora" else config)
     model.load_state_dict(exact.state_dict())
     loss = model(some_ids(), some_ids())

@@ -27,6 +27,7 @@ from data_pipeline.documents import Document
 from model.config import ModelConfig
 from model.device import Precision
 from training.config import BatchConfig, RunConfig
+from training.config_checks import check
 
 PROJECT = Path(__file__).resolve().parent.parent
 TINY = RunConfig(
@@ -119,7 +120,7 @@ def test_every_ablation_changes_the_quickstart(variant: str) -> None:
     config = str(PROJECT / "configs" / "quickstart.py")
     arguments = [config, *ablation.VARIANTS[variant]]
     varied = parse_command(train_program.TrainCommand, RunConfig, arguments, "train.py").config
-    varied.check()
+    check(varied)
     plain = parse_command(train_program.TrainCommand, RunConfig, [config], "train.py").config
     assert (varied == plain) == (variant == "default")
 

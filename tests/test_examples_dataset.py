@@ -261,7 +261,7 @@ def test_what_was_wrong_is_in_the_report(tmp_path: Path) -> None:
 
 
 def test_the_report_in_a_few_lines(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    found = load(write(tmp_path / "a.txt", qa(*PAIRS)), tokenizer, folds=4)
+    found = load(write(tmp_path / "a.txt", qa(*PAIRS)), tokenizer, folds=4, fold=0)
     lines = found.report.lines()
     assert lines[0] == f"{tmp_path / 'a.txt'}: 60 records (qa, train and validation)"
     assert lines[1].startswith("45 examples to train on, 15 to validate; ") and " tokens are learned (" in lines[1]
@@ -294,8 +294,8 @@ def test_notes_on_what_would_surprise(tmp_path: Path) -> None:
         ({"folds": 1}, "folds must be 2 or more"),
         ({"folds": 3, "fold": 3}, "fold from 0 to below that, not 3 and 3"),
         ({"fold": 1}, "fold 1 means nothing without folds"),
-        ({"folds": 2, "validation_fraction": 0.1}, "validation_fraction and folds exclude each other"),
-        ({"folds": 61}, "61 folds need as many different examples, and there are 60"),
+        ({"folds": 2, "fold": 0, "validation_fraction": 0.1}, "validation_fraction and folds exclude each other"),
+        ({"folds": 61, "fold": 0}, "61 folds need as many different examples, and there are 60"),
         ({"template_variables": {"messages": "x"}}, "the template variable messages is set by the program"),
         ({"validation_files": ("{here}/a.txt",)}, "is named twice"),
         ({"validation_files": ("{here}/b.txt",)}, "cannot read the examples in .*b.txt"),

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from common.errors import UserError
-from model import frozen
 from model import nf4 as module
+from model import nf4_weight
 from model.activations import checkpointed
 from model.nf4 import Nf4, dequantize, quantize
 from model.nf4_weight import Nf4Weight
@@ -73,7 +73,7 @@ def test_under_autocast_it_does_what_a_plain_layer_does(bias: bool, monkeypatch:
         asked.append(dtype)
         return dequantize(weight, dtype)
 
-    monkeypatch.setattr(frozen, "dequantize", spy)
+    monkeypatch.setattr(nf4_weight, "dequantize", spy)
     x = torch.randn(5, 192, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found, expected = layer(x), plain(x)
@@ -135,7 +135,9 @@ def test_nothing_of_weight_and_input_is_kept_for_the_backward_pass() -> None:
     # Nor does the graph hold it otherwise: all that hangs on it is the layer's own.
     node: Any = layer(x).grad_fn
     held = [value for value in vars(node).values() if isinstance(value, Tensor)]
-    assert not held and all(mine is theirs for mine, theirs in zip(node.weight[:4], bits(layer)[:4], strict=True))
+    assert not held and all(
+        mine is theirs for mine, theirs in zip(node.dense.args[0][:4], bits(layer)[:4], strict=True)
+    )
 
 
 @pytest.mark.parametrize("checkpointing", ["selective", "full"])

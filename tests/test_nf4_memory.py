@@ -44,7 +44,7 @@ before = peak()
 model = empty_decoder(config, cpu, Storage("nf4", dtype))
 fill(model, random_weights(model), "random weights")
 weights = [module for module in model.modules() if isinstance(module, Nf4Weight)]
-attach(model, AdapterConfig(rank=32, alpha=64))
+attach(model, AdapterConfig(method="lora", rank=32, alpha=64))
 trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 optimizer = torch.optim.AdamW(trained, lr=1e-3, fused=True)
 filled = peak()

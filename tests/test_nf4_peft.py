@@ -93,7 +93,7 @@ def test_weights_logits_and_gradients_are_theirs(base: Path, double: bool) -> No
     differing = take_bits(model, reference.state_dict())
     assert differing <= 8 if double else differing == 0  # of 3,000; its look-up of scales is coarse
     torch.manual_seed(5)
-    attach(model, AdapterConfig(rank=8, alpha=16, targets=TARGETS))
+    attach(model, AdapterConfig(method="lora", rank=8, alpha=16, targets=TARGETS))
     places = dict(reference.named_parameters())
     pairs = []
     for site, adapter in adapters(model.train(), "default"):

@@ -45,10 +45,10 @@ def weights_of(job: Job) -> dict[str, torch.Tensor]:
 def spoil(monkeypatch: pytest.MonkeyPatch, event: Callable[[Job, torch.Tensor], None]) -> None:
     """Have `event` see the job and the losses of every step after its gradients are computed."""
 
-    def spoiled(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int]:
-        losses, tokens = accumulate_gradients(job, split)
+    def spoiled(job: Job, split: BatchSplit) -> tuple[Any, ...]:
+        losses, *counted = accumulate_gradients(job, split)
         event(job, losses)
-        return losses, tokens
+        return losses, *counted
 
     monkeypatch.setattr("training.loop.accumulate_gradients", spoiled)
 
@@ -68,7 +68,7 @@ def test_the_file_names_the_windows_and_documents(project: Path, monkeypatch: py
     weights: list[dict[str, torch.Tensor]] = []
     jobs: list[Job] = []
 
-    def nan_in_the_second(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int]:
+    def nan_in_the_second(job: Job, split: BatchSplit) -> tuple[torch.Tensor, int, int]:
         if job.progress.step == 2:
             jobs.append(job)
             weights.append(weights_of(job))

@@ -31,7 +31,7 @@ DtypeName = Literal["keep", "fp32", "bf16", "fp16"]
 WANTED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PROJECT = Path(__file__).resolve().parent.parent.parent
 # What the decoder is made of; each file lies beside the others in an exported directory.
-_CODE = ("activations", "cache", "config", "decoder", "functions", "layers", "positions", "slots", "virtual")
+_CODE = ("activations", "cache", "config", "decoder", "frozen", "functions", "layers", "positions", "slots", "virtual")
 
 
 def export_run(name: str, out: Path, checkpoint: str, dtype: DtypeName, shard_bytes: int) -> str:
