@@ -166,7 +166,10 @@ def resume(job: Job, console: Console) -> dict[str, Any]:
             "the data, or start a new run with --name"
         )
     check_base(
-        job.model, checkpoint.state.get("base_fingerprint"), f"{job.run.path} trains", str(job.config.start_from)
+        job.base_fingerprint,
+        checkpoint.state.get("base_fingerprint"),
+        f"{job.run.path} trains",
+        str(job.config.start_from),
     )
     state = load_checkpoint(checkpoint, job.model, job.optimizers, job.average)
     if "spikes" in state:  # not in checkpoints of versions that did not watch for them

@@ -107,7 +107,8 @@ def load_adapted(
         storage = from_dict(Storage, values.get("storage") or {}, where=f"{run.config}: storage")
     model = base_decoder(config, source, device, storage)
     attach(model, replace(adapter, prompt_text=None))  # with which it began
-    check_base(model, checkpoint.state.get("base_fingerprint"), f"{checkpoint.path} was trained on", str(where))
+    found = base_fingerprint(model, trained_of_base(model))
+    check_base(found, checkpoint.state.get("base_fingerprint"), f"{checkpoint.path} was trained on", str(where))
     files, places = TensorFiles.of_file(checkpoint.weights), trained_state(model)
     different = set(files.files) ^ set(places)
     if different:
@@ -122,7 +123,7 @@ def load_adapted(
     return model
 
 
-def check_base(model: Decoder, expected: str | None, what: str, where: str) -> None:
-    """Raises UserError when the base that an adapter has been attached to is not the one of the fingerprint."""
-    if expected and compare_bases(base_fingerprint(model, trained_of_base(model)), expected) == "different":
+def check_base(found: str | None, expected: str | None, what: str, where: str) -> None:
+    """Raises UserError when the fingerprint of a base is not the one that is expected; None where none is known."""
+    if found and expected and compare_bases(found, expected) == "different":
         raise UserError(f"{what} another base than the one that now lies at {where}; put that back")
