@@ -165,12 +165,8 @@ def resume(job: Job, console: Console) -> dict[str, Any]:
             f"{job.data.place} has changed since {checkpoint.path} was written, or holds other data; restore "
             "the data, or start a new run with --name"
         )
-    check_base(
-        job.base_fingerprint,
-        checkpoint.state.get("base_fingerprint"),
-        f"{job.run.path} trains",
-        str(job.config.start_from),
-    )
+    before, base = checkpoint.state.get("base_fingerprint"), str(job.config.start_from)
+    check_base(job.base_fingerprint, before, f"{job.run.path} trains an adapter of", base)
     state = load_checkpoint(checkpoint, job.model, job.optimizers, job.average)
     if "spikes" in state:  # not in checkpoints of versions that did not watch for them
         job.spikes.restore(state["spikes"])
