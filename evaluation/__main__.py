@@ -104,6 +104,12 @@ def open_dataset(run: Run, checkpoint: Checkpoint, directory: str | None) -> Dat
         UserError: they are not there, or were made with another tokenizer.
     """
     config = read_config(run)
+    if directory is None and config.get("examples", {}).get("files"):
+        raise UserError(
+            f"{run.path} was fine-tuned on examples, of which {run.path}/summary.md tells (python -m "
+            f"evaluation.fine_tuning {run.path} makes it again); python -m evaluation.questions asks it what was held "
+            "out. To score it on curated data made with its tokenizer, name them with --data DIR"
+        )
     try:
         dataset = Dataset(directory or config["data"]["directory"])
     except (KeyError, TypeError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from safetensors.torch import load_file
 from tiny import VOCAB_SIZE, has_logged, kill_when, losses, make_dataset, read_metrics, run_train
 from tuning import write_questions
 
+import evaluation.__main__
+import sample
 from common.errors import UserError
 from common.files import read_json
 from common.runs import Run
@@ -265,3 +269,40 @@ def test_what_is_wrong_is_said_before_any_step(tuning: Path) -> None:
     ):
         assert message in tune(tuning, *flags, expect=2).stderr
     assert not (tuning / "runs" / "tuned" / "metrics.jsonl").exists()
+
+
+def test_a_fine_tune_is_not_scored_on_data_it_never_saw(tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = tune(tuning, "--budget.steps", "1")
+    assert (
+        "python sample.py --run runs/tuned --ask" in result.stderr and "python -m evaluation runs" not in result.stderr
+    )
+    monkeypatch.chdir(tuning)
+    with pytest.raises(UserError, match="was fine-tuned on examples, of which"):
+        evaluation.__main__.main(["runs/tuned"])
+    evaluation.__main__.main(["runs/tuned", "--data", "data/tiny"])
+    assert (Path("runs/tuned") / "summary.json").is_file()
+
+
+def test_two_processes_go_through_all_folds(tuning: Path) -> None:
+    flags = ("--examples.validation-fraction", "0", "--examples.folds", "2", "--budget.steps", "1")
+    tune(tuning, *flags, processes=2)
+    assert (tuning / "runs" / "tuned" / "folds.json").is_file()
+    for fold in (0, 1):
+        assert (tuning / "runs" / f"tuned_fold_{fold}" / "adapter").is_dir()
+
+
+def test_the_command_line_asks_as_the_examples_do(tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tune(tuning, "--budget.steps", "2")
+    monkeypatch.chdir(tuning)
+    flags = ["--temperature", "0", "--max-new-tokens", "4"]
+    texts = []
+    text = "Pregunta: the model\nRespuesta:"
+    for more in (
+        ["--run", "tuned", "--ask", "the model"],
+        ["--run", "tuned", "--prompt", text],
+        ["--run", "base", "--adapter", "runs/tuned/adapter", "--prompt", text],
+    ):
+        with redirect_stdout(io.StringIO()) as shown, redirect_stderr(io.StringIO()):
+            sample.main([*flags, *more])
+        texts.append(shown.getvalue().removeprefix(text))
+    assert texts[0] == texts[1] == texts[2] and texts[0].strip()

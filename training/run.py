@@ -80,7 +80,7 @@ def run_training(config: RunConfig, dry_run: bool = False) -> bool:
         job.compiled = compile_on_the_clock(job, state, console)
         record(job, state, console)
         if world.is_main:
-            say_what_next(run, job.progress, console)
+            say_what_next(run, job, console)
         return not job.stopped
 
 
@@ -276,10 +276,10 @@ def record(job: Job, state: dict[str, Any], console: Console) -> None:
         job.stopped = any(job.world.gather(stop.asked)) and job.fraction_used() < 1
 
 
-def say_what_next(run: Run, progress: Progress, console: Console) -> None:
-    console.print(
-        f"{run.path}: {progress.step:,} steps, {progress.tokens:,} tokens in {progress.seconds:,.0f} s\n"
-        f"next: python -m evaluation {run.path}\n"
-        f'      python sample.py --run {run.path} --prompt "The history of"',
-        soft_wrap=True,
-    )
+def say_what_next(run: Run, job: Job, console: Console) -> None:
+    progress = job.progress
+    done = f"{run.path}: {progress.step:,} steps, {progress.tokens:,} tokens in {progress.seconds:,.0f} s"
+    steps = [f"python -m evaluation {run.path}", f'python sample.py --run {run.path} --prompt "The history of"']
+    if job.config.examples.used:
+        steps = [f'python sample.py --run {run.path} --ask "Your question"']
+    console.print(done + "\nnext: " + "\n      ".join(steps), soft_wrap=True)
