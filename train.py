@@ -19,7 +19,7 @@ from common.runs import RUNS_ROOT, Run  # noqa: E402
 from training.config import BudgetConfig, RunConfig  # noqa: E402
 from training.leaving import how_to_load, leave_adapter  # noqa: E402
 from training.run import run_training  # noqa: E402
-from training.series import runs_of  # noqa: E402
+from training.series import joined, runs_of  # noqa: E402
 from training.starting import model_of_start  # noqa: E402
 
 
@@ -40,13 +40,14 @@ def main(argv: Sequence[str]) -> None:
         # A budget on the command line replaces the config's, whichever of them that set.
         config = replace(config, budget=BudgetConfig(**{name: getattr(config.budget, name) for name in given}))
     runs = runs_of(config)
-    for number, one in enumerate(runs, start=1):
-        finished = run_training(one, command.dry_run)
-        if one.examples.used and not command.dry_run and os.environ.get("RANK", "0") == "0":
-            leave_behind(one)
-            compare(config, runs, number)
-        if not finished:
-            return
+    with joined(runs):
+        for number, one in enumerate(runs, start=1):
+            finished = run_training(one, command.dry_run)
+            if one.examples.used and not command.dry_run and os.environ.get("RANK", "0") == "0":
+                leave_behind(one)
+                compare(config, runs, number)
+            if not finished:
+                return
 
 
 def leave_behind(config: RunConfig) -> None:

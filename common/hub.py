@@ -39,6 +39,17 @@ def is_address(place: str | Path) -> bool:
     return str(place).startswith(PREFIX)
 
 
+def repository_of(address: str) -> tuple[str, str | None]:
+    """ORG/NAME and revision, if it says one, of an address of the hub. Raises UserError when it is none."""
+    parts = _ADDRESS.fullmatch(address)
+    if parts is None:
+        raise UserError(
+            f"{address!r} is no address of a model: write hf://ORG/NAME or hf://ORG/NAME@REVISION, such as "
+            "hf://openai-community/gpt2"
+        )
+    return parts["repository"], parts["revision"]
+
+
 def local_tokenizer(place: str | Path) -> Path:
     """`place` itself if it is a path; of an address of the hub the directory that its tokenizer is downloaded to.
 
@@ -65,18 +76,13 @@ def local_model(place: str | Path) -> Path:
 
 @cache  # a branch may move, but one process sees one state of it
 def _snapshot(address: str, files: tuple[str, ...]) -> Path:
-    parts = _ADDRESS.fullmatch(address)
-    if parts is None:
-        raise UserError(
-            f"{address!r} is no address of a model: write hf://ORG/NAME or hf://ORG/NAME@REVISION, such as "
-            "hf://openai-community/gpt2"
-        )
+    repository, revision = repository_of(address)
     hub = _library()
     constants, errors = hub.constants, hub.errors
     if os.environ.get("LOCAL_RANK", "0") == "0":
         origin = "its own cache, offline" if constants.HF_HUB_OFFLINE else constants.ENDPOINT
         print(f"{address}: from {origin}, in {constants.HF_HUB_CACHE}", file=sys.stderr, flush=True)
-    wanted = {"repo_id": parts["repository"], "revision": parts["revision"], "allow_patterns": list(files)}
+    wanted = {"repo_id": repository, "revision": revision, "allow_patterns": list(files)}
     try:
         try:
             return Path(hub.snapshot_download(**wanted))
@@ -87,7 +93,7 @@ def _snapshot(address: str, files: tuple[str, ...]) -> Path:
                     return Path(hub.snapshot_download(**wanted, local_files_only=True))
             raise
     except Exception as error:  # of many kinds, and not the same in all versions
-        raise UserError(_explain(error, address, parts["repository"], hub)) from error
+        raise UserError(_explain(error, address, repository, hub)) from error
 
 
 def _library() -> Any:

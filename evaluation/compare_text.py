@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from evaluation.compare_runs import Row
+from evaluation.fine_tuning_text import markdown_table
 from training.config import RunConfig
-
-if TYPE_CHECKING:
-    from evaluation.compare_methods import Row
 
 HEADER = ("method", "trainable", "peak MB", "file MB", "tokens/s", "rate", "validation loss", "right facts")
 
 
 def describe_comparison(rows: Sequence[Row], config: RunConfig) -> str:
-    """The table, with what all methods have in common above it."""
-    table = [HEADER, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(HEADER))]
-    lines = [_line(cells, widths) for cells in table]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    best = min(rows, key=lambda row: row.validation_loss)
-    return (
-        f"# Methods of fine-tuning: {config.name}\n\nAll begin with {config.start_from} and see the same examples in "
-        "the same order. The learning rate is each method's own.\n\n"
-        + "\n".join(lines)
-        + f"\n\nLowest validation loss: {best.method}, {best.validation_loss:.4f}.\n"
-    )
+    """The table, with what all methods have in common above it, and below it what the rates brought."""
+    lines = [f"# Methods of fine-tuning: {config.name}", ""]
+    lines += [f"All begin with {config.start_from} and see the same examples in the same order."]
+    asked = next((row.asked for row in rows if row.asked is not None), None)
+    if asked is not None:
+        lines += [f"Right facts are of {asked:,} held-out questions."]
+    lines += ["", *markdown_table([HEADER, *(_cells(row) for row in rows)]), ""]
+    losses = {row.method: row.validation_loss for row in rows if row.validation_loss is not None}
+    best = min(losses, key=lambda method: losses[method])
+    lines += [f"Lowest validation loss: {best}, {losses[best]:.4f}."]
+    tried = [row for row in rows if len(row.tried) > 1]
+    if tried:
+        lines += ["", "Lowest validation loss by learning rate:", ""]
+        lines += [
+            f"- {row.method}: " + ", ".join(f"{lr}: {_loss(loss)}" for lr, loss in row.tried.items()) for row in tried
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -33,13 +36,17 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.method,
         "" if row.trainable_parameters is None else f"{row.trainable_parameters:,}",
         "" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,.0f}",
-        "" if row.adapter_bytes is None else f"{row.adapter_bytes / 1e6:.2f}",
+        ""
+        if row.file_bytes is None
+        else f"{row.file_bytes / 1e6:,.3g}"
+        if row.file_bytes < 1e8
+        else f"{row.file_bytes / 1e6:,.0f}",
         "" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
         "" if row.lr is None else f"{row.lr:.3g}",
-        f"{row.validation_loss:.4f}",
+        _loss(row.validation_loss),
         "" if row.score is None else f"{row.score:.1%}",
     )
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+def _loss(loss: float | None) -> str:
+    return "diverged" if loss is None else f"{loss:.4f}"

@@ -15,6 +15,7 @@ from typing import Any
 import tyro
 
 from common.cli import run_command
+from common.errors import UserError
 from common.files import atomic_write, read_json, write_json
 from common.runs import Run, find_run
 from evaluation.fine_tuning_plots import Rows, draw_figures
@@ -31,8 +32,18 @@ def write_artifacts(run: Run, loading: Sequence[str] | None = None) -> FineTunin
         loading: lines of code or commands that load the result; by default those that were given the last time.
 
     Raises:
-        UserError: the run has not logged a single step.
+        UserError: the run has not logged a single step, or the disk refuses a file.
     """
+    try:
+        return _write_artifacts(run, loading)
+    except OSError as error:
+        raise UserError(
+            f"metrics, figures and summary in {run.path} could not be written: {error}; the checkpoints are whole, so "
+            f"mend that, then run python -m evaluation.fine_tuning {run.path}"
+        ) from error
+
+
+def _write_artifacts(run: Run, loading: Sequence[str] | None) -> FineTuningSummary:
     rows, notes = read_metrics(run)
     summary = summarise(run, rows, notes, _earlier_loading(run) if loading is None else loading)
     steps = [{key: _json_value(value) for key, value in row.items()} for row in rows]

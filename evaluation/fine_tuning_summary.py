@@ -62,6 +62,8 @@ class FineTuningSummary:
     warnings: tuple[str, ...]
     data: dict[str, Any]
     """What the data loader reported (`examples.json`)."""
+    merging: dict[str, Any]
+    """What `python -m evaluation.merging` found (`merging.json`); empty where it was not asked."""
     generation_steps: tuple[int, int] | None
     """The steps at which the generations before and after were written; equal when there is one only."""
     generations: tuple[Generation, ...]
@@ -95,6 +97,7 @@ def summarise(run: Run, rows: Rows, notes: Sequence[str], loading: Sequence[str]
     sizes = {name: _read_optional(run.path / f"{name}.json", notes) for name in ("adapter", "config")}
     data = _read_optional(run.path / "examples.json", notes)
     when, generations = read_generations(run, notes)
+    merging = _read_merging(run.path / "merging.json", notes)
     notes += _data_warnings(data) + _repetition_warnings(generations)
     return FineTuningSummary(
         run=run.name,
@@ -119,6 +122,7 @@ def summarise(run: Run, rows: Rows, notes: Sequence[str], loading: Sequence[str]
         total_parameters=_find_number(sizes, "total_parameters"),
         warnings=(*curve_warnings(rows), *notes),
         data=data,
+        merging=merging,
         generation_steps=when,
         generations=generations,
         loading=tuple(loading),
@@ -242,6 +246,23 @@ def _read_optional(path: Path, notes: list[str]) -> dict[str, Any]:
         notes.append(f"{path.name} cannot be read ({error}); what it says is missing here")
         return {}
     return value
+
+
+def _read_merging(path: Path, notes: list[str]) -> dict[str, Any]:
+    """merging.json, empty where there is none; one whose rows are not as they should be is noted."""
+    merging = _read_optional(path, notes)
+    try:
+        rows = [
+            {
+                "name": str(row["name"]),
+                **{key: float(row[key]) for key in ("validation_loss", "largest_logit_difference")},
+            }
+            for row in merging.get("rows", ())
+        ]
+        return {"checkpoint_step": int(merging["checkpoint_step"]), "rows": rows} if merging else {}
+    except (KeyError, TypeError, ValueError) as error:
+        notes.append(f"{path.name} is damaged ({error!r}); python -m evaluation.merging writes it again")
+        return {}
 
 
 def _noise(losses: Sequence[float], edge: int) -> float:

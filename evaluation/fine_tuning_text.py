@@ -21,6 +21,8 @@ def describe(summary: FineTuningSummary) -> str:
     lines += [f"- {clean(warning)}" for warning in summary.warnings] or ["None."]
     if summary.data:
         lines += ["", "## Data", "", *_table(("data", "value"), _data_figures(summary.data)), *_problems(summary.data)]
+    if summary.merging:
+        lines += ["", "## Merging", "", *merging_table(summary.merging)]
     if summary.generation_steps:
         lines += ["", "## Generations of the test prompts"]
         for generation in summary.generations:
@@ -98,6 +100,23 @@ def _problems(data: Mapping[str, Any]) -> list[str]:
     ]
     more = [f"- and {len(problems) - SHOWN:,} more"] if len(problems) > SHOWN else []
     return ["", *(f"- {clean(text)}" for text in texts), *more]
+
+
+def merging_table(merging: Mapping[str, Any]) -> list[str]:
+    """What is in merging.json as a Markdown table, with a line about it."""
+    rows = [
+        (
+            row["name"],
+            _loss_and_perplexity(row["validation_loss"]),
+            f"{row['largest_logit_difference']:.2g}",
+        )
+        for row in merging["rows"]
+    ]
+    return [
+        *markdown_table([("model", "validation loss", "largest logit difference"), *rows]),
+        "",
+        f"Of the checkpoint of step {merging['checkpoint_step']:,}, on the held-out examples, in fp32.",
+    ]
 
 
 def _table(names: tuple[str, str], values: Mapping[str, str]) -> list[str]:

@@ -104,6 +104,7 @@ def main(argv: Sequence[str]) -> None:
         "without_base": None if "base" in answers else without_base,
         "file": str(command.held_out),
         "file_sha256": sha256_of(command.held_out),
+        "limit": command.limit,
         "max_new_tokens": command.max_new_tokens,
         "set_aside": [str(problem) for problem in aside],
         "ended": {model: sum(answer.ended for answer in of) for model, of in answers.items()},

@@ -19,6 +19,7 @@ from data_pipeline.tokenizer import Tokenizer
 from evaluation.coherence import Unit, split_lines, split_sentences
 from inference import SamplingOptions, read_config
 from inference.asking import prompt_style
+from model.adapters.config import AdapterConfig
 from model.convert.opening import adapter_of
 from model.convert.source import read_config_file
 
@@ -40,6 +41,7 @@ class Part:
         """From the whole config of a stage's run, as in config.json. Raises UserError when it is damaged."""
         try:
             examples, context = config["examples"], int(config["model"]["context_length"])
+            adapter = from_dict(AdapterConfig, config.get("adapter") or {}, where="adapter")
             files = tuple(str(path) for path in examples["files"])
             values = {field.name: examples[field.name] for field in fields(ExampleOptions)}
             name = Path(files[0]).stem
@@ -50,7 +52,7 @@ class Part:
             ) from error
         options = from_dict(ExampleOptions, values, where=f"config of {config.get('name')}: examples")
         # One token more than the model reads, because the last one is only ever predicted: as in training.
-        return Part(name, files, replace(options, max_length=min(options.max_length, context + 1)))
+        return Part(name, files, replace(options, max_length=min(options.max_length, context - adapter.positions + 1)))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import UserError
 from model.config import ModelConfig
@@ -88,6 +88,16 @@ def fill(model: Decoder, tensors: Iterable[tuple[str, Tensor]], where: str) -> N
         _put(place, tensor, f"{where}: {name}")
     if places:
         raise UserError(f"{where} lacks {some(places)}")
+
+
+@torch.no_grad()
+def make_dense(model: Decoder) -> None:
+    """Turn all that `model` keeps in fewer bits into the fp32 weights that these stand for."""
+    for layer in model.modules():
+        if isinstance(layer, Linear) and layer.quantized is not None:
+            layer.weight = nn.Parameter(layer.dense_weight(), requires_grad=False)
+            layer.quantized = None
+    model.float()
 
 
 def _put(place: Tensor | QuantizedWeight, tensor: Tensor, where: str) -> None:

@@ -48,3 +48,17 @@ def make_base(directory: Path) -> Path:
     write_questions(directory / "questions.txt")
     (directory / "tune.py").write_text(TUNE, encoding="utf-8")
     return directory
+
+
+def make_gpt2_base(directory: Path) -> Path:
+    """The same with a base in the layout of GPT-2, which PEFT and transformers know."""
+    make_project(directory)
+    text = (directory / "tiny.py").read_text(encoding="utf-8")
+    text = text.replace("model=ModelConfig(", 'model=replace(preset("gpt2"), ')
+    imports = "from dataclasses import replace\nfrom model.presets import preset\n"
+    (directory / "gpt2.py").write_text(imports + text, encoding="utf-8")
+    flags = ("--name", "base", "--model.context-length", "128", "--model.dropout", "0", "--budget.steps", "40")
+    run_train(directory, *flags, config="gpt2.py")
+    write_questions(directory / "questions.txt")
+    (directory / "tune.py").write_text(TUNE, encoding="utf-8")
+    return directory

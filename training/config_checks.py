@@ -130,6 +130,11 @@ def _check_fine_tuning(config: RunConfig) -> None:
             raise UserError(
                 f"{what} needs weights to begin with: set --start-from to a run or a Hugging Face directory"
             )
+    if config.adapter.positions and not examples.used:
+        raise UserError(
+            f"adapter.method {config.adapter.method} takes positions before every text, and windows of curated data "
+            "fill the whole context: train it on examples.files, or take lora"
+        )
     if config.storage != Storage() and config.adapter.method == "none":
         raise UserError(
             "storage keeps frozen weights in fewer bits, and without an adapter none is frozen: set --adapter.method"

@@ -81,12 +81,14 @@ _replicated: WeakSet[DistributedDataParallel] = WeakSet()  # what the process gr
 def process_group(world: World, device: torch.device) -> Iterator[None]:
     """Join the other processes, over NCCL between GPUs and gloo between CPUs; leave when the block ends.
 
+    Within another such block there is nothing to do: a group that has ended cannot begin again.
+
     Raises:
         UserError: several processes on a device between which nothing can be exchanged.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if world.size == 1:
+    if world.size == 1 or dist.is_initialized():
         yield
         return
     if device.type not in ("cpu", "cuda"):

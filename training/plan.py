@@ -62,7 +62,13 @@ def split_batch(config: RunConfig, world_size: int) -> BatchSplit:
                 f"batch.examples_per_step {config.batch.examples_per_step} cannot be shared out among {world} "
                 f"processes; nearest legal: --batch.examples-per-step {legal}"
             )
-        longest = min(config.examples.max_length - 1, context)
+        room = context - config.adapter.positions
+        if room < 1:
+            raise UserError(
+                f"adapter.virtual_tokens: {config.adapter.virtual_tokens} leave no room for a text in a context of "
+                f"{context}; take fewer"
+            )
+        longest = min(config.examples.max_length - 1, room)
         return _passes(windows, config.batch.micro_batch_size, longest, world, longest)
     return _split("batch", config.batch.tokens_per_step, context, config.batch.micro_batch_size, world_size, context)
 
@@ -142,8 +148,11 @@ def attach_for_counting(model: Decoder, config: RunConfig) -> int:
         UserError: the adapter does not fit the model.
     """
     if config.adapter.method != "none":
+        adapter = replace(config.adapter, prompt_text=None)  # which is not encoded yet
+        if adapter.method == "lora":
+            adapter = replace(adapter, init="random")  # others look at the weights
         with torch.device("meta"):
-            attach(model, replace(config.adapter, init="random"))  # others look at the weights
+            attach(model, adapter)
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 

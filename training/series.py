@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from common.errors import UserError
 from common.runs import RUNS_ROOT
+from model.device import choose_device
 from training.config import RunConfig
+from training.distribution import process_group, world_from_environment
 
 
 def runs_of(config: RunConfig) -> list[RunConfig]:
@@ -40,3 +44,14 @@ def _stages(config: RunConfig) -> list[RunConfig]:
         found.append(replace(config, name=name, start_from=start, examples=of_stage))
         start = str(RUNS_ROOT / name)
     return found
+
+
+@contextmanager
+def joined(runs: list[RunConfig]) -> Iterator[None]:
+    """Where there are several runs, the processes stay together from the first to the last."""
+    if len(runs) == 1:
+        yield
+        return
+    world = world_from_environment()
+    with process_group(world, choose_device(runs[0].device, world.local_rank)):
+        yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from model.adapters.base_model import BaseModel
 from model.adapters.config import AdapterConfig, Method
 
 TITLES: dict[Method, str] = {
@@ -15,20 +16,26 @@ TITLES: dict[Method, str] = {
 }
 
 
-def model_card(config: AdapterConfig, base: str, layers: int, parameters: int) -> str:
+def model_card(config: AdapterConfig, base: BaseModel, layers: int, parameters: int) -> str:
     """What the adapter is, what it belongs to, and how to load it."""
-    of_peft = config.method != "bottleneck"
-    tags = [f"base_model:adapter:{base}", config.method, "mini-gpt"]
+    of_peft = peft_loads(config.method, base)
+    tags = [f"base_model:adapter:{base.name}", config.method, "mini-gpt"]
     front = [
         "---",
-        f"base_model: {json.dumps(base)}",
+        f"base_model: {json.dumps(base.name)}",
         f"library_name: {'peft' if of_peft else 'mini-gpt'}",
         "pipeline_tag: text-generation",
         "tags:",
         *(f"- {json.dumps(tag)}" for tag in tags),
         "---",
     ]
-    return "\n".join([*front, "", *_text(config, base, layers, parameters), "", *_loading(base, of_peft), ""])
+    return "\n".join([*front, "", *_text(config, base.name, layers, parameters), "", *_loading(config, base), ""])
+
+
+def peft_loads(method: Method, base: BaseModel) -> bool:
+    """Whether PEFT can put an adapter of this kind on this base."""
+    # A soft prompt reaches a model as embeddings, and an exported one of our own recipe takes ids only.
+    return method != "bottleneck" and not (base.own_code and method == "prompt")
 
 
 def _text(config: AdapterConfig, base: str, layers: int, parameters: int) -> list[str]:
@@ -46,15 +53,17 @@ def _text(config: AdapterConfig, base: str, layers: int, parameters: int) -> lis
     ]
 
 
-def _loading(base: str, of_peft: bool) -> list[str]:
+def _loading(config: AdapterConfig, base: BaseModel) -> list[str]:
+    export = [f"The base is a run of mini-gpt; `{base.export}` makes `{base.name}`.", ""] if base.export else []
     theirs = [
+        *export,
         "With PEFT:",
         "",
         "```python",
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM",
         "",
-        f"model = AutoModelForCausalLM.from_pretrained({json.dumps(base)})",
+        f"model = AutoModelForCausalLM.from_pretrained({base.arguments})",
         'model = PeftModel.from_pretrained(model, "this directory")',
         "```",
     ]
@@ -70,4 +79,6 @@ def _loading(base: str, of_peft: bool) -> list[str]:
         "```",
     ]
     unknown = ["PEFT has no adapters of this kind; the files have its names, but their form is mini-gpt's own."]
-    return ["## How to load it", "", *(theirs if of_peft else unknown), "", *ours]
+    if config.method != "bottleneck":
+        unknown = ["PEFT puts a soft prompt only on models that take embeddings, and the exported base takes ids."]
+    return ["## How to load it", "", *(theirs if peft_loads(config.method, base) else unknown), "", *ours]

@@ -71,6 +71,11 @@ class AdapterConfig:
     bottleneck_size: int = 64
     """bottleneck: inner width."""
 
+    @property
+    def positions(self) -> int:
+        """Of the model's context, how many it takes before every text."""
+        return self.virtual_tokens if self.method in ("prefix", "prompt") else 0
+
     def check(self) -> None:
         """Raises UserError for a value out of range, or values that do not go together."""
         for each in fields(self):

@@ -15,6 +15,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.files import atomic_write, read_json, write_json
 from model.adapters.attach import activate, active_names, adapters, attach, names, remove
+from model.adapters.base_model import base_model
 from model.adapters.card import model_card
 from model.adapters.config import AdapterConfig
 from model.adapters.fingerprint import base_fingerprint, compare_bases
@@ -39,6 +40,10 @@ def save_adapter(model: Decoder, config: AdapterConfig, directory: Path, base: s
     written as both, because PEFT would leave the head as it was. PEFT has no bottleneck adapters; their
     files have the same names and the `peft_type` BOTTLENECK, and only this project loads them.
 
+    Args:
+        base: where the base came from: a run, a Hugging Face directory, or hf://ORG/NAME. Of a run the directory is
+            written that the card says how to export it to.
+
     Raises:
         UserError: there is no such adapter, `directory` holds something already, or could not be written.
     """
@@ -56,12 +61,13 @@ def save_adapter(model: Decoder, config: AdapterConfig, directory: Path, base: s
     for rule in rules:
         if rule.ours[0] in parameters:
             tensors[_prefix(config) + rule.theirs] = rule.join(parameters, torch.float32)
-    values = to_peft(config, base, model.config, found)
+    named = base_model(base, model.config)
+    values = to_peft(config, named, model.config, found)
     if model.head is None and "embedding.weight" in _trained(rules) and family_of_ours(model.config) is not None:
         tensors[f"{_prefix(config)}{HEAD}.weight"] = model.embedding.weight.detach().float().clone()
         values["modules_to_save"].append(HEAD)
     metadata = {"format": "pt", FINGERPRINT: base_fingerprint(model, _trained(rules))}
-    card = model_card(config, base, len(found), sum(value.numel() for value in tensors.values()))
+    card = model_card(config, named, len(found), sum(value.numel() for value in tensors.values()))
     with new_directory(directory) as path:
         save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, path / WEIGHTS, metadata=metadata)
         write_json(path / CONFIG, values)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.errors import UserError
+from model.adapters.base_model import BaseModel
 from model.adapters.change import SiteAdapter
 from model.adapters.config import AdapterConfig, Method
 from model.adapters.scaling import Scaling
@@ -49,24 +50,25 @@ ONLY: dict[str, tuple[Any, ...]] = {
 
 
 def to_peft(
-    config: AdapterConfig, base: str, model: ModelConfig, found: Sequence[tuple[Site, SiteAdapter]]
+    config: AdapterConfig, base: BaseModel, model: ModelConfig, found: Sequence[tuple[Site, SiteAdapter]]
 ) -> dict[str, Any]:
     """The values of the file.
 
     Args:
-        base: name or path of the base model.
+        base: the base model.
         model: its architecture.
         found: the sites that the adapter changes, and how.
     """
     values: dict[str, Any] = {
         "peft_type": TYPES[config.method],
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base.name,
+        "revision": base.revision,
         "modules_to_save": list(config.modules_to_save) or None,
         "inference_mode": True,
     }
     if config.method in ("prefix", "prompt"):
-        return values | _virtual_values(config, base, model)
+        return values | _virtual_values(config, base.name, model)
     values["target_modules"] = [site.name for site, _ in found]
     if config.method == "bottleneck":
         return values | {"bottleneck_size": config.bottleneck_size}

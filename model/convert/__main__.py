@@ -14,6 +14,7 @@ from common.errors import UserError
 from model.convert.gguf_export import Quantization, export_gguf
 from model.convert.hf_export import DtypeName, export_run
 from model.convert.hf_import import import_directory
+from model.convert.opening import MergeBase
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class ToHf:
     """Number format of the weights; by default as they are."""
     shard_gigabytes: float = 5.0
     """Size that one file of weights may have."""
+    merge_base: MergeBase = "original"
+    """Of an adapter that was trained on a quantized base (QLoRA), into what it is merged: "original", the base as it
+    was before, which is what PEFT users expect, or "dequantized", the rounded base that it was trained on. Which loses
+    less says `python -m evaluation.merging RUN`."""
 
     def __post_init__(self) -> None:
         if not self.shard_gigabytes > 0:
@@ -59,6 +64,10 @@ class ToGguf:
     """"best" (lowest validation loss), "last", or a step."""
     quantization: Quantization = "q8_0"
     """Number format of the matrices."""
+    merge_base: MergeBase = "original"
+    """Of an adapter that was trained on a quantized base (QLoRA), into what it is merged: "original", the base as it
+    was before, which is what PEFT users expect, or "dequantized", the rounded base that it was trained on. Which loses
+    less says `python -m evaluation.merging RUN`."""
 
 
 Command = (
@@ -76,11 +85,13 @@ def main(argv: Sequence[str]) -> None:
         print(f'{run.path}\nnext: python sample.py --run {run.path} --prompt "The river"')
     elif isinstance(command, ToHf):
         size = int(command.shard_gigabytes * 1e9)
-        architecture = export_run(command.run, Path(command.out), command.checkpoint, command.dtype, size)
+        out = Path(command.out)
+        architecture = export_run(command.run, out, command.checkpoint, command.dtype, size, command.merge_base)
         trust = ", trust_remote_code=True" if architecture.startswith("MiniGPT") else ""
         print(f"{command.out}: {architecture}\nnext: AutoModelForCausalLM.from_pretrained({command.out!r}{trust})")
     else:
-        export_gguf(command.run, Path(command.out), command.checkpoint, command.quantization)
+        out = Path(command.out)
+        export_gguf(command.run, out, command.checkpoint, command.quantization, command.merge_base)
         print(f"{command.out}\nnext: llama-cli -m {command.out} -p 'The river'")
 
 

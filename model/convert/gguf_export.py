@@ -17,7 +17,7 @@ from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer_export import UNUSED, gguf_vocabulary
 from model.config import ModelConfig
 from model.convert.hf_export import joined, misfits
-from model.convert.opening import open_run
+from model.convert.opening import MergeBase, open_run
 from model.convert.output import new_file
 from model.convert.registry import family_of_ours
 from model.convert.source import Source
@@ -54,17 +54,20 @@ _LLAMA_NAMES = {
 }
 
 
-def export_gguf(run: str, out: Path, checkpoint: str, quantization: Quantization) -> None:
+def export_gguf(
+    run: str, out: Path, checkpoint: str, quantization: Quantization, merge_base: MergeBase = "original"
+) -> None:
     """Write checkpoint `checkpoint` of the run called `run` as the GGUF file `out`.
 
     Raises:
-        UserError: an architecture or tokenizer that llama.cpp does not have, a missing package, or `out` exists.
+        UserError: an architecture or tokenizer that llama.cpp does not have, an adapter that cannot be merged (so), a
+            missing package, or `out` exists.
     """
     try:
         import gguf
     except ImportError as error:
         raise UserError("GGUF files need a package: pip install -c constraints.txt -e '.[convert]'") from error
-    source = open_run(run, checkpoint)
+    source = open_run(run, checkpoint, merge_base)
     if family_of_ours(source.config) is None or source.config.window is not None:
         raise UserError(
             f"{source.path} cannot run in llama.cpp, which knows this project's architectures only in the layout of "

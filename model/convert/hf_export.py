@@ -21,7 +21,7 @@ from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer_export import write_tokenizer
 from model.config import ModelConfig
 from model.convert.families import TensorRule
-from model.convert.opening import open_run
+from model.convert.opening import MergeBase, open_run
 from model.convert.output import new_directory
 from model.convert.registry import FAMILIES, family_of_ours
 from model.convert.source import Layout, Source
@@ -34,13 +34,15 @@ _PROJECT = Path(__file__).resolve().parent.parent.parent
 _CODE = ("activations", "cache", "config", "decoder", "frozen", "functions", "layers", "positions", "slots", "virtual")
 
 
-def export_run(name: str, out: Path, checkpoint: str, dtype: DtypeName, shard_bytes: int) -> str:
+def export_run(
+    name: str, out: Path, checkpoint: str, dtype: DtypeName, shard_bytes: int, merge_base: MergeBase = "original"
+) -> str:
     """Write checkpoint `checkpoint` of the run called `name` as `out`; returns the class that loads it.
 
     Raises:
-        UserError: the run is damaged, or `out` exists.
+        UserError: the run is damaged, or its adapter cannot be merged (so), or `out` exists.
     """
-    source = open_run(name, checkpoint)
+    source = open_run(name, checkpoint, merge_base)
     run = find_run(name)
     tokenizer = Tokenizer(run.tokenizer)
     family = family_of_ours(source.config)

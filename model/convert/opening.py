@@ -14,27 +14,33 @@ from common.errors import UserError
 from common.hub import is_address
 from common.runs import Checkpoint, Run, choose_checkpoint, find_run
 from model.adapters.attach import attach, merge, trained_of_base, trained_state
-from model.adapters.config import AdapterConfig
+from model.adapters.config import AdapterConfig, Method
 from model.adapters.fingerprint import base_fingerprint, compare_bases
 from model.config import ModelConfig
 from model.convert.source import Source, open_theirs, read_config_file
 from model.convert.starting import base_decoder
 from model.decoder import Decoder
 from model.tensor_files import TensorFiles, TensorsInMemory, some
-from model.weights import FULL, Storage
+from model.weights import FULL, Storage, make_dense
 
 MergeBase = Literal["original", "dequantized"]
 """Into what an adapter is merged that was trained on a quantized base: that base as it was before, or as its bits have
 it, which is the model that was trained."""
 
+NEVER_MERGED: dict[Method, str] = {
+    "prefix": "a prefix (keys and values before every text)",
+    "prompt": "a soft prompt (embeddings before every text)",
+    "bottleneck": "bottleneck adapters (small networks behind layers)",
+}
 
-def open_source(path: str | Path, which: str = "best", merge_base: MergeBase = "original") -> Source:
+
+def open_source(path: str | Path) -> Source:
     """The weights at `path`: a run (a path, or a name below runs/), a Hugging Face directory, or hf://ORG/NAME.
 
     Raises:
         UserError: there is neither, it is damaged, or it is a model that this decoder cannot express.
     """
-    return open_theirs(path) if _is_theirs(path) else open_run(path, which, merge_base)
+    return open_theirs(path) if _is_theirs(path) else open_run(path)
 
 
 def architecture_of(path: str | Path) -> ModelConfig:
@@ -54,17 +60,25 @@ def _is_theirs(path: str | Path) -> bool:
 
 
 def open_run(path: str | Path, which: str = "best", merge_base: MergeBase = "original") -> Source:
-    """Checkpoint `which` of a run, an adapter merged into its base. Raises UserError as `open_source` does."""
+    """Checkpoint `which` of a run, an adapter merged into its base, in fp32.
+
+    Raises:
+        UserError: as `open_source` does; the adapter is of a kind that cannot be merged; or `merge_base` would change
+            nothing, because there is no adapter or its base was not quantized.
+    """
     run = find_run(str(path))
     values = read_config_file(run.config)
     if "model_type" in values:
         raise UserError(f"{run.path} is a directory of Hugging Face already, no run; from-hf makes one of it")
     config = from_dict(ModelConfig, values.get("model") or {}, where=f"{run.config}: model")
     checkpoint = choose_checkpoint(run, which)
+    if merge_base != "original" and not is_quantized(values, run):
+        raise UserError(
+            f"--merge-base {merge_base} changes nothing of {run.path}, which trained no adapter on a quantized base; "
+            "leave it out"
+        )
     if adapter_of(values, run) is not None:
-        storage = FULL if merge_base == "original" else None
-        model = load_adapted(run, checkpoint, values, torch.device("cpu"), storage)
-        merge(model, dequantize=True)
+        model = load_merged(run, checkpoint, values, torch.device("cpu"), merge_base)
         return Source(run.path, config, TensorsInMemory(model.state_dict()))
     files = TensorFiles.of_file(checkpoint.weights)
     with torch.device("meta"):
@@ -80,6 +94,36 @@ def adapter_of(values: dict[str, Any], run: Run) -> AdapterConfig | None:
     """The adapter that a run trained, by its config.json; None where it trained the whole model."""
     config = from_dict(AdapterConfig, values.get("adapter") or {}, where=f"{run.config}: adapter")
     return None if config.method == "none" else config
+
+
+def is_quantized(values: dict[str, Any], run: Run) -> bool:
+    """Whether a run trained an adapter on a quantized base, by its config.json."""
+    return adapter_of(values, run) is not None and _storage_of(values, run).quantization != "none"
+
+
+def _storage_of(values: dict[str, Any], run: Run) -> Storage:
+    return from_dict(Storage, values.get("storage") or {}, where=f"{run.config}: storage")
+
+
+def load_merged(
+    run: Run, checkpoint: Checkpoint, values: dict[str, Any], device: torch.device, merge_base: MergeBase
+) -> Decoder:
+    """The decoder of a run that trained an adapter, which is merged into its base; all weights are fp32.
+
+    Raises:
+        UserError: as `load_adapted` does, or the adapter is of a kind that cannot be merged.
+    """
+    adapter = adapter_of(values, run)
+    assert adapter is not None
+    if adapter.method in NEVER_MERGED:
+        raise UserError(
+            f"{run.path} trained {NEVER_MERGED[adapter.method]}, which no weight could stand for, so it cannot be "
+            f"merged into {values.get('start_from')}: hand on {run.path / 'adapter'} instead"
+        )
+    model = load_adapted(run, checkpoint, values, device, FULL if merge_base == "original" else None)
+    merge(model, dequantize=True)
+    make_dense(model)
+    return model
 
 
 @torch.no_grad()
@@ -104,7 +148,7 @@ def load_adapted(
     except UserError as error:
         raise UserError(f"{run.path} is an adapter of {where}, which cannot be opened: {error}") from error
     if storage is None:
-        storage = from_dict(Storage, values.get("storage") or {}, where=f"{run.config}: storage")
+        storage = _storage_of(values, run)
     model = base_decoder(config, source, device, storage)
     attach(model, replace(adapter, prompt_text=None))  # with which it began
     found = base_fingerprint(model, trained_of_base(model))

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from safetensors import SafetensorError
+
 from common.errors import UserError
 from common.files import atomic_directory, atomic_write
 
@@ -41,5 +43,5 @@ def _taken(out: Path) -> UserError:
 def _refusals_explained(out: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{out} could not be written: {error}") from error
