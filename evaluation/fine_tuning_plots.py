@@ -76,7 +76,7 @@ def loss_log_scale(axes: Axes, rows: Rows) -> None:
     if positive:
         axes.set_yscale("log")
         low, high = axes.get_ylim()
-        wide = high / low > 20  # less than that has too few powers of ten, and their parts, to read a value from
+        wide = high / low > 6  # less than that has too few of these marks to read a value from
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
