@@ -16,6 +16,7 @@ from inference.loading import load_run
 from model import Decoder
 from model.convert.__main__ import main as convert
 from training.config import RunConfig
+from training.config_checks import check
 
 SMALLER = f"""
 from dataclasses import replace
@@ -56,7 +57,7 @@ def test_transformers_loads_what_was_trained(name: str, kind: str, tmp_path: Pat
 @pytest.mark.parametrize("name", ["small_gpt2", "small_llama"])
 def test_they_fit_their_data_and_a_laptop(name: str) -> None:
     config = load_config(PROJECT / "configs" / f"{name}.py", RunConfig)
-    config.check()
+    check(config)
     data = load_config(PROJECT / "configs" / "data" / "small_bases.py", DataConfig)
     assert config.model.vocab_size == data.tokenizer.vocab_size and config.data.directory == "data/small_bases"
     with torch.device("meta"):
