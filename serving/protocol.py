@@ -1,0 +1,52 @@
+"""HTTP connections that do not wait for ever: neither for a request's header, nor for a client to read its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from serving.options import ServerOptions
+
+
+def protocol_for(options: ServerOptions) -> type[asyncio.Protocol]:
+    """A class of connections for `uvicorn.Config(http=...)`; uvicorn itself bounds only idle ones."""
+
+    class TimedProtocol(H11Protocol):
+        _header_timer: asyncio.TimerHandle | None = None
+        _send_timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._expect_header()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            # What comes after an answer is the next request, or the rest of a body that nobody wants.
+            if self.cycle is None or self.cycle.response_complete:
+                self._expect_header()
+            elif self._header_timer is not None:
+                self._header_timer.cancel()
+                self._header_timer = None
+
+        def _expect_header(self) -> None:
+            if self._header_timer is None:
+                self._header_timer = self.loop.call_later(options.header_seconds, self.transport.close)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._send_timer = self.loop.call_later(options.send_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._send_timer is not None:
+                self._send_timer.cancel()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            super().connection_lost(error)
+            for timer in (self._header_timer, self._send_timer):
+                if timer is not None:
+                    timer.cancel()
+
+    return TimedProtocol

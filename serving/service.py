@@ -1,0 +1,192 @@
+"""What all addresses of the server share: models, tokenizer, the model's thread, limits and measurements."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from inference import LoadedRun, SamplingOptions
+from inference.engine import Engine
+from inference.requests import GenerationRequest
+from serving.answers import Timings, Usage
+from serving.errors import ApiError
+from serving.jobs import Event, Job
+from serving.metrics import Metrics
+from serving.model_thread import ModelThread
+from serving.models import ServedModel, served_models
+from serving.options import ServerOptions
+from serving.schemas import Sampled
+from serving.token_texts import TokenTexts
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the engine takes it."""
+
+    ids: tuple[int, ...]
+    """Without the id that begins a text."""
+    text: str
+    shown: tuple[int, ...]
+    """The ids as the client gave them, or those of its text."""
+
+
+class Service:
+    """A loaded run, ready to be served."""
+
+    def __init__(self, loaded: LoadedRun, options: ServerOptions, adapters: Sequence[str] = ()) -> None:
+        """Raises UserError when an adapter cannot be had; see `served_models`."""
+        self.loaded, self.options = loaded, options
+        self.tokenizer = loaded.tokenizer
+        self.models = served_models(loaded, adapters)
+        self.default = next(iter(self.models.values()))
+        self.texts = TokenTexts(self.tokenizer)
+        self.metrics = Metrics(self.default.id)
+        self.started = int(time.time())
+        engine = Engine(loaded, slots=options.slots)
+        self.metrics.watch(engine)
+        self.thread = ModelThread(engine, options.slots + options.max_waiting, self.metrics)
+
+    def model(self, name: str | None) -> ServedModel:
+        """Raises ApiError when there is no such model."""
+        if name is None:
+            return self.default
+        if name not in self.models:
+            known = ", ".join(self.models)
+            raise ApiError(404, f"there is no model {name!r}; there are: {known}", "model", "model_not_found")
+        return self.models[name]
+
+    def prompt(self, given: str | Sequence[int]) -> Prompt:
+        """Raises ApiError for an id that the tokenizer does not have."""
+        if isinstance(given, str):
+            ids = tuple(self.tokenizer.encode(given))
+            return Prompt(ids, given, ids)
+        shown = tuple(given)
+        self.check_ids(shown, "prompt")
+        # The engine puts it there itself.
+        ids = shown[1:] if shown[:1] == (self.tokenizer.bos_id,) else shown
+        return Prompt(ids, self.tokenizer.decode(shown), shown)
+
+    def check_ids(self, ids: Sequence[int], param: str) -> None:
+        """Raises ApiError for an id that the tokenizer does not have."""
+        wrong = next((number for number in ids if number >= self.tokenizer.vocab_size), None)
+        if wrong is not None:
+            raise ApiError(400, f"{param}: there is no token {wrong}; ids end at {self.tokenizer.vocab_size - 1}", param)
+
+    def submit(
+        self,
+        request: Request,
+        asked: Sampled,
+        prompts: Sequence[Prompt],
+        max_tokens: int | None,
+        logprobs: int | None,
+        explain_prompt: bool = False,
+    ) -> Job:
+        """Queue `asked.n` texts for each prompt; those of the first prompt come first.
+
+        Args:
+            max_tokens: how long a text may become; by default, and at most, what the context and the server allow.
+            logprobs: alternatives to report beside each token; None for nothing.
+            explain_prompt: report the prompt's tokens too. A client that scores a text so asks for one token behind it,
+                and counts on its being there, so then an end of text is a token like others.
+
+        Raises:
+            ApiError: a prompt is too long, or the queue is full; see `ModelThread.submit`.
+        """
+        model, count = self.model(asked.model), asked.n or 1
+        seed = secrets.randbits(62) if asked.seed is None else asked.seed
+        ignore_eos = asked.ignore_eos or (explain_prompt and max_tokens == 1)
+        requests = []
+        for prompt in prompts:
+            sampling = self._sampling(asked, self._room(model, prompt, max_tokens), seed)
+            requests += [
+                GenerationRequest(prompt.ids, sampling, sample, logprobs, explain_prompt, model.adapter, ignore_eos)
+                for sample in range(count)
+            ]
+        return self.thread.submit(requests, request.state.arrived, self.options.request_seconds)
+
+    def _room(self, model: ServedModel, prompt: Prompt, wished: int | None) -> int:
+        """How many tokens a continuation may have: many clients ask for more than there is room for."""
+        length = len(prompt.ids) + 1  # with the id that begins a text
+        # A text may be one token longer than the context, as nothing follows its last.
+        room = model.room + 1 - length
+        if room < 1:
+            raise ApiError(
+                400,
+                f"the prompt has {length} tokens with the one that begins a text, but the context of {model.id} has "
+                f"{model.room}; shorten it by {1 - room}",
+                code="context_length_exceeded",
+            )
+        limit = min(room, self.options.max_tokens)
+        return limit if wished is None else min(wished, limit)
+
+    def _sampling(self, asked: Sampled, max_tokens: int, seed: int) -> SamplingOptions:
+        given = {
+            "temperature": asked.temperature,
+            "top_k": asked.top_k if asked.top_k is not None and asked.top_k > 0 else None,
+            "top_p": asked.top_p,
+            "min_p": asked.min_p,
+            "repetition_penalty": asked.repetition_penalty,
+            "frequency_penalty": asked.frequency_penalty,
+            "presence_penalty": asked.presence_penalty,
+        }
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return SamplingOptions(max_new_tokens=max_tokens, stop=asked.stops, seed=seed, overflow="stop", **chosen)
+
+
+async def collect(job: Job, request: Request) -> list[list[Event]]:
+    """The events of every text, when all have ended. Taken back when the client goes away.
+
+    Raises ApiError when the job takes too long or the model fails.
+    """
+    collected: list[list[Event]] = [[] for _ in job.requests]
+    async with watched(job, request):
+        async for event in job.events():
+            collected[event.index].append(event)
+    return collected
+
+
+@asynccontextmanager
+async def watched(job: Job, request: Request) -> AsyncIterator[None]:
+    """Within, the job is taken back when the client goes away, or when what is done within fails."""
+    watcher = asyncio.ensure_future(_until_disconnected(request))
+    watcher.add_done_callback(lambda done: None if done.cancelled() else job.cancel())
+    try:
+        yield
+    except BaseException:
+        job.cancel()
+        raise
+    finally:
+        watcher.cancel()
+
+
+async def _until_disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def usage(job: Job) -> Usage:
+    """A prompt counts once, however many samples it has."""
+    prompt = sum(len(each.prompt) for each in job.requests if each.sample == 0)
+    return Usage(prompt_tokens=prompt, completion_tokens=job.tokens, total_tokens=prompt + job.tokens)
+
+
+def timings(job: Job) -> Timings:
+    """Times of a job that has ended, over all its texts."""
+    first, last = min(job.first.values(), default=job.arrived), max(job.last.values(), default=job.arrived)
+    admitted = job.arrived if job.admitted is None else job.admitted
+    writing = last - first
+    return Timings(
+        queue_ms=1000 * (admitted - job.arrived),
+        prompt_n=usage(job).prompt_tokens,
+        prompt_ms=1000 * (first - admitted),
+        time_to_first_token_ms=1000 * (first - job.arrived),
+        predicted_n=job.tokens,
+        predicted_ms=1000 * writing,
+        predicted_per_second=job.following / writing if writing else 0.0,
+    )
