@@ -27,6 +27,14 @@ ALLOWED = {
         "data_pipeline.examples.prompts",
         "data_pipeline.examples.rendering",
     },
+    "serving": {
+        "common",
+        "model",
+        "inference",
+        "data_pipeline.tokenizer",
+        "data_pipeline.examples.prompts",
+        "data_pipeline.examples.rendering",
+    },
     "training": {
         "common",
         "model",
