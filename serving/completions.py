@@ -94,7 +94,9 @@ class _Text:
             whole.logprobs = CompletionLogprobs(
                 tokens=[token for part in found for token in part.tokens],
                 token_logprobs=[value for part in found for value in part.token_logprobs],
-                top_logprobs=[top for part in found for top in part.top_logprobs or ()] if self.asked.logprobs else None,
+                top_logprobs=[top for part in found for top in part.top_logprobs or ()]
+                if self.asked.logprobs
+                else None,
                 text_offset=[offset for part in found for offset in part.text_offset],
             )
         return whole

@@ -87,7 +87,9 @@ def served_models(loaded: LoadedRun, adapters: Sequence[str]) -> dict[str, Serve
     for given in adapters:
         name, separator, directory = given.partition("=")
         if not separator or not name or not directory:
-            raise UserError(f"--adapter {given}: give a name and a directory, as in --adapter pokemon=runs/pokemon/adapter")
+            raise UserError(
+                f"--adapter {given}: give a name and a directory, as in --adapter pokemon=runs/pokemon/adapter"
+            )
         if name in models:
             raise UserError(f"--adapter {given}: the name {name!r} is taken; choose another")
         load_adapter(model, Path(directory), name)

@@ -76,7 +76,9 @@ class Service:
         """Raises ApiError for an id that the tokenizer does not have."""
         wrong = next((number for number in ids if number >= self.tokenizer.vocab_size), None)
         if wrong is not None:
-            raise ApiError(400, f"{param}: there is no token {wrong}; ids end at {self.tokenizer.vocab_size - 1}", param)
+            raise ApiError(
+                400, f"{param}: there is no token {wrong}; ids end at {self.tokenizer.vocab_size - 1}", param
+            )
 
     def submit(
         self,
