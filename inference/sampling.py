@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
+
+NUCLEUS = 1024  # likeliest tokens that `keep_top_p` looks at before it sorts them all
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,14 @@ class SamplingOptions:
     """Keep only tokens at least M times as likely as the likeliest one."""
     repetition_penalty: float = 1.0
     """Above 1, tokens of the prompt and of the text so far become less likely."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit for every time that it stands in the text so far; negative ones add."""
+    presence_penalty: float = 0.0
+    """Taken from the logit of every token that stands in the text so far."""
     stop: tuple[str, ...] = ()
     """End before any of these strings; they are not printed."""
+    overflow: Literal["slide", "stop"] = "slide"
+    """When the context is full: go on from its newest half, or end the text there."""
     seed: int = 0
     """Equal seeds give equal text."""
 
@@ -45,6 +53,8 @@ class SamplingOptions:
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
             ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a positive number (1 is no penalty)"),
+            ("frequency_penalty", math.isfinite(self.frequency_penalty), "a number (0 is no penalty)"),
+            ("presence_penalty", math.isfinite(self.presence_penalty), "a number (0 is no penalty)"),
             ("stop", all(self.stop), "made of strings that are not empty"),
         ):
             if not fine:
@@ -52,44 +62,63 @@ class SamplingOptions:
                 raise UserError(f"--{flag} {getattr(self, name)!r} is out of range: it must be {rule}")
 
 
-def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float | Tensor) -> Tensor:
     """Make seen tokens less likely (CTRL, arXiv 1909.05858, section 4.1).
 
     A positive logit is divided by the penalty and a negative one multiplied, so both move down when `penalty` > 1.
-    seen: (batch, vocab) bool, the tokens of the prompt and the text so far.
+    seen: (batch, vocab) bool, the tokens of the prompt and the text so far; penalty: a number, or (batch, 1).
     """
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Keep exactly the `k` largest logits of each row; among equal ones the lowest ids stay."""
-    if k >= logits.shape[-1]:
+def penalize_counts(
+    logits: Tensor, counts: Tensor, frequency: float | Tensor, presence: float | Tensor
+) -> Tensor:  # (batch, vocab)
+    """Make written tokens less likely, once for each time and once at all, as OpenAI's API defines it.
+
+    counts: (batch, vocab), how often each token stands in the text so far, the prompt left out; the penalties: numbers,
+    or (batch, 1).
+    """
+    return logits - counts * frequency - (counts > 0) * presence
+
+
+def keep_top_k(logits: Tensor, k: int | Tensor) -> Tensor:
+    """Keep exactly the `k` largest logits of each row, a number or (batch, 1); among equal ones the lowest ids stay."""
+    vocab = logits.shape[-1]
+    sizes = torch.as_tensor(k, dtype=torch.int64).clamp(max=vocab).expand(len(logits), 1)
+    widest = int(sizes.max())
+    if int(sizes.min()) == vocab:
         return logits
-    smallest = logits.topk(k).values[:, -1:]
+    smallest = logits.topk(widest).values.gather(-1, sizes - 1)
     above, equal = logits > smallest, logits == smallest
-    room = k - above.sum(-1, keepdim=True)  # places left for those equal to the k-th
+    room = sizes - above.sum(-1, keepdim=True)  # places left for those equal to the k-th
     return logits.masked_fill(~(above | (equal & (equal.cumsum(-1) <= room))), -math.inf)
 
 
-def keep_top_p(logits: Tensor, p: float) -> Tensor:
+def keep_top_p(logits: Tensor, p: float | Tensor) -> Tensor:
     """Keep the smallest set of likeliest tokens whose mass reaches `p` (nucleus sampling, arXiv 1904.09751).
 
     The likeliest token always stays, alone when its own probability reaches `p`; among equal ones the lowest ids stay.
+    p: a number, or (batch, 1); 1 keeps all.
     """
-    if p >= 1:
-        return logits
-    ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
-    probability = ordered.double().softmax(-1)
-    mass_before = probability.cumsum(-1) - probability
-    removed = torch.empty_like(ids, dtype=torch.bool).scatter_(-1, ids, mass_before >= p)
-    return logits.masked_fill(removed, -math.inf)
+    p = torch.as_tensor(p, dtype=torch.float64)
+    probability = logits.double().softmax(-1)
+    # Sorting a whole vocabulary takes longer than a small model's pass, and a nucleus is mostly within its first part.
+    ordered = probability.topk(min(NUCLEUS, probability.shape[-1])).values
+    if (ordered.sum(-1, keepdim=True) < p).any():
+        ordered = probability.sort(-1, descending=True).values
+    mass_before = ordered.cumsum(-1) - ordered
+    sizes = (mass_before < p).sum(-1, keepdim=True)
+    return keep_top_k(logits, sizes.where(p < 1, logits.shape[-1]))
 
 
-def keep_min_p(logits: Tensor, share: float) -> Tensor:
-    """Keep tokens whose probability is at least `share` of the likeliest one's (arXiv 2407.01082)."""
-    if share <= 0:
-        return logits
-    return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(share), -math.inf)
+def keep_min_p(logits: Tensor, share: float | Tensor) -> Tensor:
+    """Keep tokens whose probability is at least `share` of the likeliest one's (arXiv 2407.01082).
+
+    share: a number, or (batch, 1); 0 keeps all.
+    """
+    share = torch.as_tensor(share, dtype=logits.dtype)
+    return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + share.log(), -math.inf)
 
 
 def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
@@ -103,34 +132,16 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, points, right=True).squeeze(-1)
 
 
-def sample_generators(seed: int, count: int) -> list[torch.Generator]:
-    """One generator a sample, seeded from (seed, number of the sample) alone, on the CPU whatever the model's device.
+def sample_generator(seed: int, number: int) -> torch.Generator:
+    """The generator of sample `number`, on the CPU whatever the model's device.
 
-    So sample i does not depend on how many others are drawn beside it, and global random state is not touched.
+    It depends on both numbers alone, so sample i does not depend on how many others are drawn beside it, and global
+    random state is not touched.
     """
-    generators = []
-    for number in range(count):
-        digest = hashlib.sha256(f"{seed} {number}".encode()).digest()
-        generators.append(torch.Generator().manual_seed(int.from_bytes(digest[:7], "little")))
-    return generators
+    digest = hashlib.sha256(f"{seed} {number}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 
-def next_ids(
-    logits: Tensor,  # (batch, vocab)
-    seen: Tensor,  # (batch, vocab) bool
-    options: SamplingOptions,
-    generators: Sequence[torch.Generator],  # one a row
-) -> Tensor:  # (batch,) int64
-    """The next token of every row: penalty, temperature, top-k, top-p, min-p, then a draw, or the likeliest token."""
-    logits = logits.float()
-    if options.repetition_penalty != 1:
-        logits = penalize_repetition(logits, seen, options.repetition_penalty)
-    if options.temperature == 0:
-        return logits.argmax(-1)
-    # In double precision a tiny temperature does not overflow, and the largest logit at 0 keeps softmax exact there.
-    logits = (logits.double() - logits.double().amax(-1, keepdim=True)) / options.temperature
-    if options.top_k is not None:
-        logits = keep_top_k(logits, options.top_k)
-    logits = keep_min_p(keep_top_p(logits, options.top_p), options.min_p)
-    uniforms = torch.stack([torch.rand((), generator=generator, dtype=torch.float64) for generator in generators])
-    return draw(logits, uniforms)
+def sample_generators(seed: int, count: int) -> list[torch.Generator]:
+    """The generators of the first `count` samples."""
+    return [sample_generator(seed, number) for number in range(count)]

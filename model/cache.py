@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -33,6 +34,27 @@ class KVCache:
         self.index: Tensor  # positions of this pass, (time,), or (batch, time) when ragged
         self._slots: Tensor  # where they go, (batch, time), when ragged
         self._following: list[int] = self.lengths
+
+    def part(self, first: int, count: int) -> KVCache:
+        """`count` neighbouring rows as a cache of their own, in the same memory; `take_lengths` ends its use."""
+        part, rows = copy.copy(self), slice(first, first + count)
+        part.keys, part.values = self.keys[:, rows], self.values[:, rows]
+        part.documents = None if self.documents is None else self.documents[rows]
+        part.lengths = part._following = self.lengths[rows]
+        return part
+
+    def take_lengths(self, first: int, part: KVCache) -> None:
+        """What passes over `part`, whose rows begin at `first`, have stored counts here too."""
+        self.lengths[first : first + len(part.lengths)] = part.lengths
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Make row `target` what row `source` is."""
+        filled = self.lengths[source]
+        for stored in (self.keys, self.values):
+            stored[:, target, :, :filled] = stored[:, source, :, :filled]
+        if self.documents is not None:
+            self.documents[target] = self.documents[source]
+        self.lengths[target] = filled
 
     @property
     def length(self) -> int:

@@ -33,21 +33,19 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 class ScriptedModel(Decoder):
-    """Predicts given ids with certainty, one row of the batch after another script where there are several."""
+    """Predicts with certainty: after a text of n tokens the n-th id of the script."""
 
-    def __init__(self, *scripts: Sequence[int], prompt_tokens: int = 0) -> None:
+    def __init__(self, script: Sequence[int]) -> None:
         super().__init__(tiny_config(context_length=512))
-        self.scripts, self.before = scripts, 1 + prompt_tokens
+        self.script = script
 
     def forward(self, ids, targets=None, cache=None, last_only=False, counts=None):  # type: ignore[no-untyped-def]
         assert cache is not None and last_only
         cache.place(ids.shape[1], counts)
         cache.advance()
-        position = cache.length - self.before
         logits = torch.full((len(ids), 1, VOCAB), -100.0)
-        for row in range(len(ids)):
-            script = self.scripts[row % len(self.scripts)]
-            logits[row, 0, script[min(position, len(script) - 1)]] = 100.0
+        for row, length in enumerate(cache.lengths):
+            logits[row, 0, self.script[min(length, len(self.script)) - 1]] = 100.0
         return logits
 
 
@@ -147,16 +145,14 @@ def test_rows_that_are_no_tokens_are_never_drawn(tokenizer: Tokenizer) -> None:
             assert all(number < VOCAB for number in completion.token_ids) and completion.token_ids
 
 
-def test_finished_samples_wait_for_the_others(tokenizer: Tokenizer) -> None:
+def test_finished_samples_leave_and_the_others_go_on(tokenizer: Tokenizer) -> None:
     a, b = tokenizer.encode("a")[0], tokenizer.encode("b")[0]
-    model = ScriptedModel([a, tokenizer.eos_id, b, b], [b, b, b, tokenizer.eos_id])
-    speed = Speed()
-    first, second = generate(
-        model, tokenizer, "", SamplingOptions(temperature=0, max_new_tokens=20), num_samples=2, speed=speed
-    )
-    assert (first.text, first.token_ids, first.finish_reason) == ("a", [a], "eos")
-    assert (second.text, second.token_ids, second.finish_reason) == ("bbb", [b, b, b], "eos")
-    assert (speed.prefill_tokens, speed.decode_tokens) == (2, 6)  # four steps for two samples, then it stops
+    model, speed = ScriptedModel([a, b, b, b, tokenizer.eos_id]), Speed()
+    options = SamplingOptions(temperature=0, max_new_tokens=20)
+    first, second = generate(model, tokenizer, [[], [a, b, b]], options, speed=speed)
+    assert (first.text, first.token_ids, first.finish_reason) == ("abbb", [a, b, b, b], "eos")
+    assert (second.text, second.token_ids, second.finish_reason) == ("b", [b], "eos")
+    assert (speed.prefill_tokens, speed.decode_tokens) == (1 + 4, 4 + 1)
 
 
 def test_length_and_empty_requests(tokenizer: Tokenizer) -> None:

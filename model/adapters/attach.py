@@ -115,6 +115,26 @@ def activate(model: Decoder, chosen: Sequence[str]) -> None:
         model.virtual.active = model.virtual.name in chosen
 
 
+class Switch:
+    """Changes which adapter is active as often as every pass, without looking for the sites each time."""
+
+    def __init__(self, model: Decoder) -> None:
+        self.model, self.found = model, tuple(active_names(model))
+        self._slots = [site.slot for site in find_sites(model)]
+        self._now = self.found
+
+    def __call__(self, name: str | None) -> None:
+        """Apply the adapter `name` alone; with None those that were active at first."""
+        chosen = self.found if name is None else (name,)
+        if chosen == self._now:
+            return
+        self._now = chosen
+        for slot in self._slots:
+            slot.active = tuple(each for each in chosen if each in slot)
+        if self.model.virtual is not None:
+            self.model.virtual.active = self.model.virtual.name in chosen
+
+
 def active_names(model: Decoder) -> list[str]:
     """The adapters that are applied, in their order."""
     found = dict.fromkeys(name for site in find_sites(model) for name in site.slot.active)

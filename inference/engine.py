@@ -1,0 +1,319 @@
+"""Continuous batching: requests of any length come and go while others write.
+
+A step reads a piece of a waiting prompt and writes a token of every request that has been read. What a request gets
+does not depend on who else is there, but for the rounding of matrix products, which differs between batch sizes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from data_pipeline.tokenizer import Tokenizer
+from inference.choosing import BatchOptions, next_ids, penalized
+from inference.logprobs import token_logprobs
+from inference.requests import GenerationRequest, Ticket, TokenLogprob, Update
+from inference.row import Row
+from inference.slots import SlotTable
+from model import Decoder, KVCache
+from model.adapters.attach import Switch, names
+
+OnUpdate = Callable[[Update], None]
+
+
+class HasModel(Protocol):
+    """Such as a `LoadedRun`."""
+
+    @property
+    def model(self) -> Decoder: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+
+@dataclass
+class Speed:
+    """Tokens and seconds spent, the reading of contexts (prefill) and token-by-token writing (decode) apart."""
+
+    prefill_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_tokens: int = 0
+    decode_seconds: float = 0.0
+
+
+class Engine:
+    """Writes the continuations of many requests at a time. `submit` and `cancel` may be called from any thread,
+    everything else from one thread only. The model is to be in evaluation mode."""
+
+    def __init__(
+        self,
+        loaded: HasModel,
+        slots: int = 16,
+        prefill_chunk: int = 512,
+        capacity: int | None = None,
+        speed: Speed | None = None,
+    ) -> None:
+        """
+        Args:
+            slots: requests that are written at a time; others wait, first come, first served.
+            prefill_chunk: tokens of prompts that a step reads at most, so that those who write do not wait long.
+            capacity: positions of a slot, by default the model's whole context.
+            speed: where to add up what everything costs.
+        """
+        self.model, self.tokenizer = loaded.model, loaded.tokenizer
+        config, weight = self.model.config, self.model.embedding.weight
+        self.prefill_chunk, self.speed = prefill_chunk, speed or Speed()
+        self.capacity = min(capacity or config.context_length, config.context_length)
+        self.device = weight.device
+        cache = KVCache(config, slots + 1, self.capacity, weight.device, _compute_dtype(weight))
+        self.table = SlotTable(cache)
+        self.kv_capacity = slots * self.capacity
+        self._unused_ids = torch.tensor(self.tokenizer.unused_ids(config.vocab_size), dtype=torch.int64)
+        self._switch = Switch(self.model)
+        self._virtual = config.context_length - self.model.room  # of the model as it is found
+        self._numbers = itertools.count()
+        self._arrived: deque[Row] = deque()
+        self._cancelled: deque[Ticket] = deque()
+        self._again: deque[Row] = deque()  # whose context has been full, to be read again
+        self._staged: Row | None = None  # the request whose prompt is being read, and
+        self._read_tokens = 0  # how far that is
+        self._last_read: tuple[str | None, list[int], Tensor] | None = None  # what the staging row holds whole
+        self._outbox: deque[tuple[OnUpdate, Update]] = deque()
+        self._options: tuple[list[Row], BatchOptions] = ([], BatchOptions([]))
+
+    @property
+    def running(self) -> int:
+        """Requests that are read or written."""
+        return len(self.table.rows) + len(self._again) + (self._staged is not None)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return len(self._arrived)
+
+    @property
+    def kv_tokens(self) -> int:
+        """Positions of the cache that hold something, of `kv_capacity`."""
+        return sum(self.table.cache.lengths[: self.table.staging]) + (self._read_tokens if self._staged else 0)
+
+    def submit(self, request: GenerationRequest, on_update: OnUpdate) -> Ticket:
+        """Queue a request; `on_update` is called in the stepping thread whenever a step brought it something, the last
+        time with a reason to finish.
+
+        Raises:
+            UserError: there is no such adapter, an id is none of the model's, or the context cannot hold the prompt.
+        """
+        room = self.capacity - self._virtual_positions(request.adapter)
+        vocab_size, length = self.model.config.vocab_size, len(request.prompt)
+        if room < 2:
+            raise UserError(
+                "a model with a context of one token cannot continue text; train with model.context_length > 1"
+            )
+        if not all(0 <= token < vocab_size for token in request.prompt):
+            raise UserError(f"the prompt holds token ids that are not among the model's, which go to {vocab_size - 1}")
+        if request.sampling.overflow == "stop" and length >= room:
+            raise UserError(
+                f"the prompt has {length} tokens, but the context holds {room}, and one of them begins the text; "
+                "shorten the prompt"
+            )
+        if request.logprobs is not None and not 0 <= request.logprobs <= vocab_size - len(self._unused_ids):
+            raise UserError(f"logprobs {request.logprobs} is out of range: there are {vocab_size} tokens")
+        row = Row(Ticket(next(self._numbers)), request, on_update, self.tokenizer, vocab_size, room)
+        self._arrived.append(row)
+        return row.ticket
+
+    def _virtual_positions(self, adapter: str | None) -> int:
+        if adapter is None:
+            return self._virtual
+        known, virtual = names(self.model), self.model.virtual
+        if adapter not in known:
+            raise UserError(f"there is no adapter {adapter!r}; there are {', '.join(known) or 'none'}")
+        return virtual.count if virtual is not None and virtual.name == adapter else 0
+
+    def cancel(self, ticket: Ticket) -> None:
+        """End a request before the next step; nothing happens when it has ended already."""
+        self._cancelled.append(ticket)
+
+    def run(self) -> None:
+        """Step until there is nothing to do."""
+        while self.step():
+            pass
+
+    @torch.no_grad()
+    def step(self) -> bool:
+        """Write one token of every request that has been read, read on in a prompt, and tell what is new; False when
+        there was nothing to do.
+
+        What an `on_update` raises comes out of here. The updates after it are delivered by the next step.
+        """
+        self._drop_cancelled()
+        busy = bool(self.running or self.waiting or self._outbox)
+        if self.running or self.waiting:
+            began = time.perf_counter()
+            rows, logits = self._decode()
+            decoded, middle = len(rows), time.perf_counter()
+            for row, last in self._read():
+                rows.append(row)
+                logits.append(last)
+            read = time.perf_counter()
+            if rows:
+                self._choose(rows, torch.cat(logits))
+            self._switch(None)
+            rest = time.perf_counter() - read
+            self.speed.prefill_seconds += read - middle + (0 if decoded else rest)
+            self.speed.decode_seconds += middle - began + (rest if decoded else 0)
+            self.speed.decode_tokens += decoded
+        while self._outbox:
+            on_update, update = self._outbox.popleft()
+            on_update(update)
+        return busy
+
+    def _decode(self) -> tuple[list[Row], list[Tensor]]:
+        """The rows that write, and logits after their last tokens, one tensor (rows, vocab) a group."""
+        logits = []
+        for adapter, first, count in self.table.groups():
+            self._switch(adapter)
+            ids = torch.tensor([row.ids[-1:] for row in self.table.rows[first : first + count]])
+            logits.append(self._pass(ids, first)[:, -1])
+        return list(self.table.rows), logits
+
+    def _pass(self, ids: Tensor, first: int, last_only: bool = True) -> Tensor:
+        """Logits (rows, time, vocab) on the CPU of a pass over the rows of the cache from `first` on."""
+        part = self.table.cache.part(first, len(ids))
+        # Logits are drawn from on the CPU, in double precision, which not every device has.
+        logits = self.model(ids.to(self.device), cache=part, last_only=last_only).cpu()
+        self.table.cache.take_lengths(first, part)
+        return logits
+
+    def _read(self) -> list[tuple[Row, Tensor]]:
+        """Read one chunk, or as many whole prompts as a chunk is long. Where a prompt is cut depends on itself alone.
+
+        Returns those that have been read to their end, with the logits (1, vocab) after it.
+        """
+        finished, left = [], self.prefill_chunk
+        while left > 0 and self._stage():
+            row = self._staged
+            assert row is not None
+            chunk = row.ids[self._read_tokens : self._read_tokens + self.prefill_chunk]
+            if len(chunk) > left < self.prefill_chunk:
+                break
+            left -= len(chunk)
+            logits = self._read_chunk(row, chunk)
+            if self._read_tokens < len(row.ids):
+                break
+            self._last_read = row.request.adapter, list(row.ids), logits
+            self._staged = None
+            if row.request.sampling.max_new_tokens == 0:
+                row.finish("length")
+                self._outbox.append((row.on_update, row.update()))
+                continue
+            self.table.insert(row)
+            finished.append((row, logits))
+        return finished
+
+    def _stage(self) -> bool:
+        """Whether there is a prompt to read on in; the next in line gets its turn when a slot is free."""
+        if self._staged is None and self.table.has_room and (queue := self._again or self._arrived):
+            self._staged = row = queue.popleft()
+            self._read_tokens = 0
+            # Samples of one prompt come one after the other: what the staging row holds is read only once.
+            if self._last_read and self._last_read[:2] == (row.request.adapter, row.ids) and not _wants_prompt(row):
+                self._read_tokens = len(row.ids)
+            else:
+                self._last_read = None
+                self.table.cache.lengths[self.table.staging] = 0
+        return self._staged is not None
+
+    def _read_chunk(self, row: Row, chunk: list[int]) -> Tensor:  # (1, vocab)
+        if self._last_read is not None:
+            return self._last_read[2]
+        self._switch(row.request.adapter)
+        logits = self._pass(torch.tensor([chunk]), self.table.staging, last_only=not _wants_prompt(row))[0]
+        if _wants_prompt(row):
+            self._explain_prompt(row, logits)
+        self._read_tokens += len(chunk)
+        self.speed.prefill_tokens += len(chunk)
+        return logits[-1:]
+
+    def _explain_prompt(self, row: Row, logits: Tensor) -> None:
+        """Add the log-probabilities of the tokens after those of the present chunk, whose logits these are."""
+        known = row.prompt_logprobs
+        if known is None:
+            cut = len(row.request.prompt) - (len(row.ids) - 1)
+            # Nothing of the text stands before the first token that the model sees.
+            known = row.prompt_logprobs = [None] * min(cut + 1, len(row.request.prompt))
+            first = 1
+        else:
+            first = 0
+        following = row.ids[self._read_tokens + 1 + first : self._read_tokens + 1 + len(logits)]
+        count = row.request.logprobs or 0
+        known += token_logprobs(logits[first : first + len(following)], following, count, self._unused_ids)
+
+    def _choose(self, rows: list[Row], logits: Tensor) -> None:
+        """Give every row its next token, from `logits` (rows, vocab)."""
+        states, raw = [row.state for row in rows], logits
+        if len(self._unused_ids):
+            logits = logits.index_fill(1, self._unused_ids, -math.inf)
+        logits = penalized(logits, states)
+        if rows != self._options[0]:
+            self._options = rows, BatchOptions([state.options for state in states])
+        uniforms = torch.tensor([state.uniform() for state in states], dtype=torch.float64)
+        chosen = next_ids(logits, self._options[1], uniforms).tolist()
+        for number, (row, token) in enumerate(zip(rows, chosen, strict=True)):
+            logprob: TokenLogprob | None = None
+            if row.request.logprobs is not None:
+                own = raw[number : number + 1]
+                logprob = token_logprobs(own, [token], row.request.logprobs, self._unused_ids)[0]
+            row.add(token, logprob)
+            self._tell(row)
+
+    def _tell(self, row: Row) -> None:
+        """Note what is new of a row, and free its slot when it has ended or is to be read again."""
+        self._outbox.append((row.on_update, row.update()))
+        if row.finish_reason is not None:
+            self.table.remove(row)
+        elif row.is_full:
+            self.table.remove(row)
+            row.slide()
+            self._again.append(row)
+
+    def _drop_cancelled(self) -> None:
+        while self._cancelled:
+            ticket = self._cancelled.popleft()
+            waiting = [*self.table.rows, *self._again, *self._arrived, *filter(None, [self._staged])]
+            row = next((row for row in waiting if row.ticket == ticket), None)
+            if row is None:
+                continue
+            row.finish_reason = "cancelled"
+            self._outbox.append((row.on_update, row.update()))
+            if row in self.table.rows:
+                self.table.remove(row)
+            elif row is self._staged:
+                self._staged = None
+            else:
+                (self._again if row in self._again else self._arrived).remove(row)
+
+
+def _wants_prompt(row: Row) -> bool:
+    """Whether the log-probabilities of its prompt are still to be found."""
+    return row.request.prompt_logprobs and not row.written
+
+
+def _compute_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype that keys and values come out in: the autocast's, where one is active, else the weights'.
+
+    A frozen embedding may be stored in half precision, and gives fp32 all the same.
+    """
+    kind = weight.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weight.dtype if weight.requires_grad else torch.float32

@@ -1,0 +1,67 @@
+"""Which request lies in which row of a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from inference.row import Row
+from model import KVCache
+
+
+class SlotTable:
+    """Requests in the first rows of a cache, without gaps, those of the same adapter side by side; so a pass over them
+    is a pass over neighbouring rows, and needs no copy of keys and values.
+
+    The last row of the cache is where a prompt is read before it gets a slot.
+    """
+
+    def __init__(self, cache: KVCache) -> None:
+        self.cache = cache
+        self.rows: list[Row] = []
+        self.staging = len(cache.lengths) - 1
+        self._counts: dict[str | None, int] = {}  # rows of each adapter, in the order of the rows
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.rows) < self.staging
+
+    def groups(self) -> Iterator[tuple[str | None, int, int]]:
+        """Adapter, first row and number of rows of every group."""
+        first = 0
+        for adapter, count in self._counts.items():
+            yield adapter, first, count
+            first += count
+
+    def insert(self, row: Row) -> None:
+        """Give `row` a slot, with what the staging row holds."""
+        adapter, hole = row.request.adapter, len(self.rows)
+        self._counts.setdefault(adapter, 0)
+        self.rows.append(row)
+        for other, first, count in reversed(list(self.groups())):
+            if other == adapter:
+                break
+            if count:
+                self._move(first, hole)
+                hole = first
+        self.rows[hole] = row
+        self.cache.copy_row(self.staging, hole)
+        self._counts[adapter] += 1
+
+    def remove(self, row: Row) -> None:
+        """Free the slot of `row`; at most one row of each group moves."""
+        hole = self.rows.index(row)
+        for _, first, count in self.groups():
+            last = first + count - 1
+            if last > hole:
+                self._move(last, hole)
+                hole = last
+        adapter = row.request.adapter
+        self._counts[adapter] -= 1
+        if not self._counts[adapter]:
+            del self._counts[adapter]
+        self.rows.pop()
+        self.cache.lengths[hole] = 0
+
+    def _move(self, source: int, target: int) -> None:
+        self.cache.copy_row(source, target)
+        self.rows[target] = self.rows[source]
