@@ -52,10 +52,8 @@ def main(argv: Sequence[str]) -> None:
     keys = read_keys(command.api_keys)
     loaded = load_run(find_run(command.run), command.checkpoint, command.device)
     service = Service(loaded, command.options(), command.adapter)
-    print(
-        f"run {loaded.run.path}, {loaded.checkpoint.path.name}, on {loaded.device}; models: {', '.join(service.models)}",
-        file=sys.stderr,
-    )
+    print(f"run {loaded.run.path}, {loaded.checkpoint.path.name}, on {loaded.device}", file=sys.stderr)
+    print(f"models: {', '.join(service.models)}", file=sys.stderr)
     run_server(service, command.host, command.port, keys, command.allowed_hosts)
 
 

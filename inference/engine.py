@@ -225,6 +225,8 @@ class Engine:
         if self._staged is None and self.table.has_room and (queue := self._again or self._arrived):
             self._staged = row = queue.popleft()
             self._read_tokens = 0
+            if not row.written:
+                row.waited = time.perf_counter() - row.submitted
             # Samples of one prompt come one after the other: what the staging row holds is read only once.
             if self._last_read and self._last_read[:2] == (row.request.adapter, row.ids) and not _wants_prompt(row):
                 self._read_tokens = len(row.ids)
@@ -246,17 +248,11 @@ class Engine:
 
     def _explain_prompt(self, row: Row, logits: Tensor) -> None:
         """Add the log-probabilities of the tokens after those of the present chunk, whose logits these are."""
-        known = row.prompt_logprobs
-        if known is None:
-            cut = len(row.request.prompt) - (len(row.ids) - 1)
-            # Nothing of the text stands before the first token that the model sees.
-            known = row.prompt_logprobs = [None] * min(cut + 1, len(row.request.prompt))
-            first = 1
-        else:
-            first = 0
-        following = row.ids[self._read_tokens + 1 + first : self._read_tokens + 1 + len(logits)]
+        if row.prompt_logprobs is None:
+            row.prompt_logprobs = [None] * (len(row.request.prompt) - (len(row.ids) - 1))
+        following = row.ids[self._read_tokens + 1 : self._read_tokens + 1 + len(logits)]
         count = row.request.logprobs or 0
-        known += token_logprobs(logits[first : first + len(following)], following, count, self._unused_ids)
+        row.prompt_logprobs += token_logprobs(logits[: len(following)], following, count, self._unused_ids)
 
     def _choose(self, rows: list[Row], logits: Tensor) -> None:
         """Give every row its next token, from `logits` (rows, vocab)."""

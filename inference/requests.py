@@ -51,10 +51,12 @@ class Update:
     logprobs: tuple[TokenLogprob, ...] | None = None
     """One entry a token of `token_ids`, where the request asked for them."""
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
-    """Once, with the first update, one entry a token of the prompt; None where nothing stands before a token."""
+    """Once, with the first update, one entry a token of the prompt; None for those that the context could not hold."""
     finish_reason: FinishReason | None = None
     """Given in the last update: the model ended the text ("eos"), a stop string came up ("stop"), there was no room or
     wish for more tokens ("length"), or the request was taken back ("cancelled")."""
+    waited: float = 0.0
+    """Seconds from the request's submission until its prompt began to be read."""
 
 
 @dataclass(frozen=True)

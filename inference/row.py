@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from data_pipeline.tokenizer import Tokenizer
@@ -27,6 +28,7 @@ class Row:
         self.ids = [tokenizer.bos_id, *request.prompt[max(0, len(request.prompt) - room + 1) :]]
         """What the model sees or is to see; all of it but perhaps the last token lies in the cache."""
         self.written = 0
+        self.submitted, self.waited = time.perf_counter(), 0.0
         self.finish_reason: FinishReason | None = None
         self.state = RowState(request.sampling, request.sample, request.prompt, vocab_size)
         self._ends = () if request.ignore_eos else tokenizer.eos_ids
@@ -75,6 +77,7 @@ class Row:
             None if self.request.logprobs is None else tuple(self._logprobs),
             None if prompt is None else tuple(prompt),
             self.finish_reason,
+            self.waited,
         )
         self._text, self._tokens, self._logprobs = "", [], []
         return update

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from fastapi import Request
 from starlette.responses import Response
 
-from inference.requests import TokenLogprob
+from inference import TokenLogprob
 from serving.answers import FINISH, Completion, CompletionChoice, CompletionLogprobs
-from serving.jobs import Event, Job
+from serving.jobs import Event
 from serving.schemas import CompletionRequest
 from serving.service import Prompt, Service, collect, timings, usage
 from serving.streams import stream

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from inference.requests import GenerationRequest, Ticket, Update
+from inference import GenerationRequest, Ticket, Update
 from serving.errors import ApiError
 
 
@@ -33,12 +33,12 @@ class Job:
     tickets: list[Ticket] = field(default_factory=list)
     running: int = 0
     """Texts that the engine has not ended."""
-    admitted: float | None = None
-    """When the first text got a slot."""
     first: dict[int, float] = field(default_factory=dict)
     """When each text got its first token."""
     last: dict[int, float] = field(default_factory=dict)
     """When it got its newest."""
+    waited: dict[int, float] = field(default_factory=dict)
+    """How many seconds it waited for a slot."""
     tokens: int = 0
     """Written so far, in all texts."""
     following: int = 0
@@ -67,6 +67,7 @@ class Job:
         if update.finish_reason != "cancelled":
             self.following += 0 if gap is None else len(update.token_ids)
             self.first.setdefault(index, now)
+            self.waited[index] = update.waited
             self.last[index] = now
         if update.finish_reason is not None:
             self.running -= 1

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from inference.engine import Engine
+from inference import Engine
 from serving.jobs import Event, Job
 
 # Of vLLM, in seconds.
@@ -39,7 +39,7 @@ class Metrics:
         self.first_token = histogram("time_to_first_token_seconds", "From arrival to the first token.", FIRST_TOKEN)
         self.between_tokens = histogram("inter_token_latency_seconds", "From token to token.", BETWEEN_TOKENS)
         self.whole = histogram("e2e_request_latency_seconds", "From arrival to the last token.", WHOLE_REQUEST)
-        self.queue = histogram("request_queue_time_seconds", "From arrival to a slot.", WHOLE_REQUEST)
+        self.queue = histogram("request_queue_time_seconds", "From submission to a slot.", WHOLE_REQUEST)
 
     def watch(self, engine: Engine) -> None:
         """Report what `engine` holds whenever somebody asks."""
@@ -64,12 +64,14 @@ class Metrics:
 
     def _observe_pace(self, job: Job, event: Event, gap: float | None) -> None:
         count = len(event.update.token_ids)
-        if gap is None:
-            self.first_token.observe(event.seconds - job.arrived)
-            request = job.requests[event.index]
-            self.prompt_tokens.inc(len(request.prompt) if request.sample == 0 else 0)  # read once for all samples
-        for _ in range(0 if gap is None else count):
-            self.between_tokens.observe(gap / count)
+        if gap is not None:
+            for _ in range(count):
+                self.between_tokens.observe(gap / count)
+            return
+        request = job.requests[event.index]
+        self.prompt_tokens.inc(len(request.prompt) if request.sample == 0 else 0)  # read once for all samples
+        self.first_token.observe(event.seconds - job.arrived)
+        self.queue.observe(event.update.waited)
 
     def text(self) -> bytes:
         """All of it, in Prometheus' text format."""

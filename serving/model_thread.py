@@ -12,9 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from inference import SamplingOptions
-from inference.engine import Engine
-from inference.requests import GenerationRequest, Ticket, Update
+from inference import Engine, GenerationRequest, SamplingOptions, Ticket, Update
 from serving.errors import ApiError
 from serving.jobs import Event, Job
 from serving.metrics import Metrics

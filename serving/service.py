@@ -8,12 +8,11 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request
 
-from inference import LoadedRun, SamplingOptions
-from inference.engine import Engine
-from inference.requests import GenerationRequest
+from inference import Engine, GenerationRequest, LoadedRun, SamplingOptions
 from serving.answers import Timings, Usage
 from serving.errors import ApiError
 from serving.jobs import Event, Job
@@ -128,7 +127,7 @@ class Service:
         return limit if wished is None else min(wished, limit)
 
     def _sampling(self, asked: Sampled, max_tokens: int, seed: int) -> SamplingOptions:
-        given = {
+        given: dict[str, Any] = {
             "temperature": asked.temperature,
             "top_k": asked.top_k if asked.top_k is not None and asked.top_k > 0 else None,
             "top_p": asked.top_p,
@@ -181,12 +180,12 @@ def usage(job: Job) -> Usage:
 def timings(job: Job) -> Timings:
     """Times of a job that has ended, over all its texts."""
     first, last = min(job.first.values(), default=job.arrived), max(job.last.values(), default=job.arrived)
-    admitted = job.arrived if job.admitted is None else job.admitted
+    waited = min(job.waited.values(), default=0.0)
     writing = last - first
     return Timings(
-        queue_ms=1000 * (admitted - job.arrived),
+        queue_ms=1000 * waited,
         prompt_n=usage(job).prompt_tokens,
-        prompt_ms=1000 * (first - admitted),
+        prompt_ms=1000 * (first - job.arrived - waited),
         time_to_first_token_ms=1000 * (first - job.arrived),
         predicted_n=job.tokens,
         predicted_ms=1000 * writing,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data_pipeline.tokenizer import REPLACEMENT, Tokenizer
-from inference.requests import TokenLogprob
+from inference import TokenLogprob
 from inference.streaming import TextStream
 from serving.answers import ChatLogprob, ChatLogprobs, CompletionLogprobs, TopLogprob
 

@@ -241,11 +241,11 @@ def test_logprobs_are_those_of_a_plain_pass(options: SamplingOptions, tokenizer:
     engine.run()
     expected = plain_logprobs(model, [tokenizer.bos_id, *prompt, *client.tokens])
     prompted = client.updates[0].prompt_logprobs
-    assert prompted is not None and len(prompted) == len(prompt) and prompted[0] is None
+    assert prompted is not None and len(prompted) == len(prompt)
     assert all(update.prompt_logprobs is None for update in client.updates[1:])
     found = [entry for update in client.updates for entry in update.logprobs or ()]
     assert [entry.token for entry in found] == client.tokens
-    for place, entry in enumerate([*prompted[1:], *found], start=1):
+    for place, entry in enumerate([*prompted, *found]):
         assert entry is not None
         row = expected[place]
         assert entry.token == [*prompt, *client.tokens][place]
@@ -266,9 +266,8 @@ def test_a_prompt_alone_can_be_scored(tokenizer: Tokenizer) -> None:
     expected = plain_logprobs(loaded.model, [tokenizer.bos_id, *prompt])
     assert update.prompt_logprobs is not None
     for place, entry in enumerate(update.prompt_logprobs):
-        assert (entry is None) is (place == 0)
-        if entry is not None:
-            assert entry.logprob == pytest.approx(expected[place, prompt[place]].item(), abs=1e-4) and entry.top == ()
+        assert entry is not None  # the id that begins a text stands before the first
+        assert entry.logprob == pytest.approx(expected[place, prompt[place]].item(), abs=1e-4) and entry.top == ()
     nothing = alone(loaded, GenerationRequest((), options, prompt_logprobs=True)).updates
     assert [update.prompt_logprobs for update in nothing] == [()]
 
