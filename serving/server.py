@@ -59,22 +59,26 @@ def run_server(
             file=sys.stderr,
         )
     hosts = (*LOOPBACK, *(name.lower() for name in (host, *allowed_hosts))) if local or allowed_hosts else None
-    options = service.options
     listener = _listen(host, port)
-    config = uvicorn.Config(
+    # uvicorn raises the signal again when everything has ended.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    unbind()  # or this thread would share its one core with the threads that compute
+    uvicorn.Server(configure(service, api_keys, hosts)).run(sockets=[listener])
+
+
+def configure(service: Service, api_keys: Sequence[str], hosts: Sequence[str] | None) -> uvicorn.Config:
+    """How uvicorn is to run the application; `hosts` as `Guard` takes them."""
+    options = service.options
+    return uvicorn.Config(
         make_app(service, api_keys, hosts),
         http=protocol_for(options),
         ws="none",
+        lifespan="on",
         limit_concurrency=options.connections,
         timeout_graceful_shutdown=round(options.grace_seconds),
         log_level="warning",
-        access_log=False,
         server_header=False,
     )
-    # uvicorn raises the signal again when everything has ended, so that the process ends as one that was told to.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    unbind()  # this thread's core would otherwise be the one that computes
-    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
