@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -19,6 +20,9 @@ def protocol_for(options: ServerOptions) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            # Or a chunk could wait for the client to acknowledge the one before, which takes 40 ms. asyncio does this
+            # only for sockets that were opened with the number of their protocol.
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._expect_header()
 
         def data_received(self, data: bytes) -> None:

@@ -8,10 +8,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+
+def _whole(text: str) -> str:
+    """JSON can spell half of a surrogate pair; no answer could hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair, which is no character") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-StopString = Annotated[str, Field(min_length=1, max_length=256)]
+StopString = Annotated[Text, Field(min_length=1, max_length=256)]
 
 
 class _Strict(BaseModel):
@@ -26,7 +37,7 @@ class StreamOptions(_Strict):
 class Sampled(_Strict):
     """What both ways of generating have in common."""
 
-    model: str | None = None
+    model: Text | None = None
     """Name of a model of /v1/models; by default the run that is served."""
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -57,7 +68,7 @@ class Sampled(_Strict):
 class CompletionRequest(Sampled):
     """POST /v1/completions"""
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    prompt: Text | list[Text] | list[TokenId] | list[list[TokenId]]
     """Texts or token ids. An id that begins a text may stand in front; it is there in any case."""
     max_tokens: int | None = Field(None, ge=0)
     echo: bool | None = None
@@ -75,12 +86,12 @@ class CompletionRequest(Sampled):
 
 class TextPart(_Strict):
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(_Strict):
-    role: str = Field(max_length=64)
-    content: str | list[TextPart]
+    role: Text = Field(max_length=64)
+    content: Text | list[TextPart]
 
     def plain(self) -> dict[str, str]:
         """Role and content as a chat template takes them."""
@@ -106,12 +117,12 @@ class ChatRequest(Sampled):
 
 
 class TokenizeRequest(_Strict):
-    model: str | None = None
-    prompt: str
+    model: Text | None = None
+    prompt: Text
     add_special_tokens: bool = True
     """Put the id that begins a text in front."""
 
 
 class DetokenizeRequest(_Strict):
-    model: str | None = None
+    model: Text | None = None
     tokens: list[TokenId]

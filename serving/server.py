@@ -59,9 +59,9 @@ def run_server(
             file=sys.stderr,
         )
     hosts = (*LOOPBACK, *(name.lower() for name in (host, *allowed_hosts))) if local or allowed_hosts else None
-    listener = _listen(host, port)
     # uvicorn raises the signal again when everything has ended.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    listener = _listen(host, port)
     unbind()  # or this thread would share its one core with the threads that compute
     uvicorn.Server(configure(service, api_keys, hosts)).run(sockets=[listener])
 

@@ -51,16 +51,17 @@ class Running:
 
     def __init__(self, service: Service, url: str, server: uvicorn.Server) -> None:
         self.service, self.url, self.server = service, url, server
+        self.client = httpx.Client(timeout=60)
 
     @property
     def port(self) -> int:
         return int(self.url.rsplit(":", 1)[1])
 
     def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=60, **options)
+        return self.client.post(self.url + path, json=body, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=60, **options)
+        return self.client.get(self.url + path, **options)
 
     def complete(self, **body: Any) -> dict[str, Any]:
         """The answer of /v1/completions, which must be a success."""
@@ -101,7 +102,9 @@ def running(
     thread.start()
     try:
         wait_for(lambda: service.thread.ready)
-        yield Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}", server)
+        made = Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}", server)
+        with made.client:
+            yield made
     finally:
         server.should_exit = True
         thread.join()

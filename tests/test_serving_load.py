@@ -1,0 +1,260 @@
+"""Many clients, clients that leave, full queues, deadlines, and the end of the server."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from inference_fixtures import ROOT, run_all
+from serving_fixtures import Running, events_of, load, make_chat_run, running, wait_for
+
+from inference import LoadedRun
+from serving import ServerOptions
+
+SERVE = [sys.executable, str(ROOT / "serve.py"), "--device", "cpu"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+LONG = {"prompt": "The ", "max_tokens": 4000, "ignore_eos": True}  # many seconds
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_chat_run(tmp_path_factory.mktemp("load") / "tiny", context_length=4096)
+
+
+@pytest.fixture(scope="module")
+def loaded(run: Path) -> LoadedRun:
+    return load(run)
+
+
+@pytest.fixture(scope="module")
+def server(loaded: LoadedRun) -> Iterator[Running]:
+    with running(loaded, ServerOptions(slots=2, max_waiting=2)) as server:
+        yield server
+
+
+def hang_up_during(server: Running, body: dict[str, Any], path: str = "/v1/completions") -> None:
+    """Ask with a bare socket, and close it once the model writes."""
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(content) + content)
+    wait_for(lambda: server.service.thread.engine.running > 0)
+    time.sleep(0.05)
+    connection.close()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_client_that_leaves_frees_its_slots(server: Running, path: str, stream: bool) -> None:
+    body = {**LONG, "n": 2, "stream": stream, "messages": [{"role": "user", "content": "a"}]}
+    aborted = server.metrics()['request_success_total{finished_reason="abort"}']
+    hang_up_during(server, body, path)
+    began = time.monotonic()
+    wait_for(lambda: server.idle)
+    assert time.monotonic() - began < 2  # it would have written for longer
+    assert server.metrics()['request_success_total{finished_reason="abort"}'] == aborted + 2
+    assert server.complete(prompt="The ", max_tokens=2)["usage"]["completion_tokens"] == 2
+
+
+def test_who_waits_may_leave_too(server: Running) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.complete, **{**LONG, "max_tokens": 300, "n": 2})
+        wait_for(lambda: server.service.thread.engine.running == 2)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/completions", json=LONG, timeout=0.1)
+        wait_for(lambda: server.service.thread.engine.waiting == 0, 1)
+        assert first.result()["usage"]["completion_tokens"] == 600
+
+
+def test_a_full_queue_is_told_at_once(server: Running) -> None:
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(server.complete, **{**LONG, "max_tokens": 200, "n": 2}) for _ in range(2)]
+        wait_for(lambda: server.service.thread.in_flight == 4)
+        began = time.monotonic()
+        answer = server.post("/v1/completions", LONG)
+        assert answer.status_code == 429 and time.monotonic() - began < 1
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["type"] == "rate_limit_error"
+        assert server.get("/v1/models").status_code == 200
+        assert all(future.result()["usage"]["completion_tokens"] == 400 for future in both)
+    never = server.post("/v1/completions", {**LONG, "n": 5})
+    assert never.status_code == 400 and "5 texts are more than the 4" in never.json()["error"]["message"]
+    assert server.idle
+
+
+def test_deadlines(loaded: LoadedRun) -> None:
+    with running(loaded, ServerOptions(slots=1, request_seconds=0.5)) as server:
+        answer = server.post("/v1/completions", LONG)
+        assert answer.status_code == 504 and "longer than 0.5 seconds" in answer.json()["error"]["message"]
+        wait_for(lambda: server.idle, 1)
+        streamed = server.post("/v1/completions", {**LONG, "stream": True})
+        *chunks, last = events_of(streamed.text)
+        assert streamed.status_code == 200 and len(chunks) > 2
+        assert json.loads(last)["error"]["type"] == "timeout_error"  # and no [DONE]
+        wait_for(lambda: server.idle, 1)
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:  # the second never gets the slot
+            both = [pool.submit(server.post, "/v1/completions", {**LONG, "stream": stream}) for stream in (False, True)]
+            statuses = sorted(future.result().status_code for future in both)
+        assert statuses in ([200, 504], [504, 504])
+        wait_for(lambda: server.idle, 1)
+
+
+def test_the_event_loop_is_never_in_the_way(server: Running) -> None:
+    """While texts are written, other addresses answer at once."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(server.complete, **{**LONG, "max_tokens": 1500, "n": 2})
+        wait_for(lambda: server.service.thread.engine.running == 2)
+        waits = []
+        with httpx.Client() as client:
+            while not writing.done() and len(waits) < 20:
+                began = time.monotonic()
+                assert client.get(f"{server.url}/v1/models").status_code == 200
+                waits.append(time.monotonic() - began)
+                sockets = [each.transport.get_extra_info("socket") for each in server.server.server_state.connections]
+        writing.result()
+    assert len(waits) == 20 and sorted(waits)[10] < 0.1
+    assert all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in sockets)
+
+
+def test_metrics_are_what_the_clients_measured(loaded: LoadedRun) -> None:
+    with running(loaded, ServerOptions(slots=3)) as server:
+        begun = server.metrics()
+        assert {name: value for name, value in begun.items() if value and "_created" not in name} == {}
+
+        def ask(number: int) -> tuple[float, dict[str, Any]]:
+            began = time.perf_counter()
+            answer = server.complete(prompt="The river " * (number + 1), max_tokens=20 + number, ignore_eos=True)
+            return time.perf_counter() - began, answer
+
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            measured = list(pool.map(ask, range(6)))
+        found = server.metrics()
+        usages = [answer["usage"] for _, answer in measured]
+        assert found["prompt_tokens_total"] == sum(usage["prompt_tokens"] for usage in usages)
+        assert found["generation_tokens_total"] == sum(usage["completion_tokens"] for usage in usages) == 135
+        assert found['request_success_total{finished_reason="length"}'] == 6
+        assert found["e2e_request_latency_seconds_count"] == found["time_to_first_token_seconds_count"] == 6
+        assert found["inter_token_latency_seconds_count"] == 135 - 6
+        assert found["request_queue_time_seconds_count"] == 6
+        timings = [answer["timings"] for _, answer in measured]
+        for name, key in (("time_to_first_token", "time_to_first_token_ms"), ("request_queue_time", "queue_ms")):
+            expected = sum(each[key] for each in timings) / 1000
+            assert found[f"{name}_seconds_sum"] == pytest.approx(expected, rel=1e-6)
+        assert found["inter_token_latency_seconds_sum"] == pytest.approx(
+            sum(each["predicted_ms"] for each in timings) / 1000, rel=1e-6
+        )
+        clients = sum(seconds for seconds, _ in measured)
+        assert 0.5 * clients < found["e2e_request_latency_seconds_sum"] <= clients
+        assert found["num_requests_running"] == found["num_requests_waiting"] == found["kv_cache_usage_perc"] == 0
+
+
+def test_gauges_show_what_is_there(server: Running) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(server.complete, **{**LONG, "max_tokens": 200, "n": 4})
+        wait_for(lambda: server.service.thread.engine.running == 2)
+        found = server.metrics()
+        assert (found["num_requests_running"], found["num_requests_waiting"]) == (2, 2)
+        assert 0 < found["kv_cache_usage_perc"] < 0.1
+        writing.result()
+
+
+def test_a_failed_model_is_told_to_all(loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What breaks is the model itself, in the middle of a text."""
+    with running(loaded) as server:
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            both = [pool.submit(server.post, "/v1/completions", {**LONG, "stream": stream}) for stream in (False, True)]
+            wait_for(lambda: server.service.thread.engine.running == 2)
+            monkeypatch.setattr(server.service.thread.engine, "table", None)
+            plain, streamed = (future.result() for future in both)
+        assert plain.status_code == 500 and plain.json()["error"]["type"] == "server_error"
+        assert "error" in json.loads(events_of(streamed.text)[-1])
+        for answer in (server.get("/health"), server.get("/ready"), server.post("/v1/completions", LONG)):
+            assert answer.status_code == 503 and "failed" in answer.json()["error"]["message"]
+
+
+def start(run: Path, *flags: str, **variables: str) -> tuple[subprocess.Popen[str], str, str]:
+    """serve.py as a user starts it, its address, and what it said before."""
+    process = subprocess.Popen(
+        [*SERVE, "--run", str(run), "--port", "0", *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT | variables,
+    )
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        if found := re.search(r"listening on (\S+)", line):
+            return process, found[1], said
+        said += line
+    raise AssertionError(f"it did not start: {said}")
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/ready").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_sigterm_lets_running_texts_end(run: Path) -> None:
+    process, url, _ = start(run)
+    wait_for(lambda: is_ready(url))
+    with httpx.stream(
+        "POST", f"{url}/v1/completions", json={**LONG, "max_tokens": 500, "stream": True}, timeout=60
+    ) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health")
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]" and len(rest) > 100
+    assert process.wait(10) == 0
+
+
+def test_the_grace_has_an_end(run: Path) -> None:
+    process, url, _ = start(run, "--grace-seconds", "1")
+    wait_for(lambda: is_ready(url))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, f"{url}/v1/completions", json={**LONG, "n": 8}, timeout=60)
+        time.sleep(1)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0 and 0.5 < time.monotonic() - began < 8
+        with contextlib.suppress(httpx.HTTPError):  # cut off
+            assert asked.result().status_code >= 500
+
+
+def test_mistakes_on_the_command_line(run: Path, server: Running) -> None:
+    port = str(server.port)
+    mistakes = (
+        (["--port", port], f"cannot listen on 127.0.0.1 port {port}"),
+        (["--slots", "0"], "--slots 0 is out of range: it must be at least 1"),
+        (["--adapter", "nothing"], "give a name and a directory"),
+        (["--api-keys", "/nowhere"], "--api-keys /nowhere cannot be read"),
+    )
+    answers = run_all("serve", [["--run", str(run), "--device", "cpu", *flags] for flags, _ in mistakes], run)
+    for (status, _, said), (_, message) in zip(answers, mistakes, strict=True):
+        assert status == 2 and message in said
+
+
+def test_an_open_server_warns(run: Path) -> None:
+    for keys, warned in (("", True), ("secret", False)):
+        process, _, said = start(run, "--host", "0.0.0.0", MINI_GPT_API_KEYS=keys)
+        process.terminate()
+        assert ("may use this server" in said) is warned
+        assert process.communicate()[1] == "" and process.returncode == 0
