@@ -11,7 +11,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -25,6 +24,7 @@ from inference.requests import GenerationRequest, Ticket, TokenLogprob, Update
 from inference.row import Row
 from inference.slots import SlotTable, cache_dtype
 from inference.speculation import NOTHING, Proposal, Proposer, decide
+from inference.speed import Speed
 from model import Decoder, KVCache
 from model.adapters.attach import Switch, names
 
@@ -39,16 +39,6 @@ class HasModel(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer: ...
-
-
-@dataclass
-class Speed:
-    """Tokens and seconds spent, the reading of contexts (prefill) and token-by-token writing (decode) apart."""
-
-    prefill_tokens: int = 0
-    prefill_seconds: float = 0.0
-    decode_tokens: int = 0
-    decode_seconds: float = 0.0
 
 
 class Engine:
@@ -205,6 +195,8 @@ class Engine:
                 own += proposal.tokens
             counts = [len(own) for own in ids]
             width = max(counts)
+            self.speed.decode_passes += 1
+            self.speed.decode_positions += sum(self.table.cache.lengths[first : first + count]) + sum(counts)
             if width == 1:
                 logits.append(self._pass(torch.tensor(ids), first)[:, -1])
                 continue
