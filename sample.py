@@ -10,12 +10,14 @@ from common.threads import bind_threads, keep_freed_memory
 bind_threads()
 keep_freed_memory()
 
+import json  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
+from collections.abc import Iterator, Sequence  # noqa: E402
 from dataclasses import dataclass, fields  # noqa: E402
 from io import TextIOWrapper  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Literal  # noqa: E402
 
 import tyro  # noqa: E402
 
@@ -23,7 +25,9 @@ from common.cli import run_command  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.runs import find_run  # noqa: E402
 from inference import Completion, LoadedRun, SamplingOptions, Speed, generate, load_run  # noqa: E402
-from inference.asking import asked  # noqa: E402
+from inference.asking import asked, chat_ids  # noqa: E402
+from inference.proposers import DraftModel, PromptLookup  # noqa: E402
+from inference.speculation import Proposer  # noqa: E402
 from model.adapters.files import load_adapter  # noqa: E402
 from model.device import DeviceName  # noqa: E402
 
@@ -38,8 +42,13 @@ class SampleCommand(SamplingOptions):
     """Keep only the K likeliest tokens; "None" keeps all."""
     prompt: str = ""
     """The beginning of the text; "-" reads it from standard input. Without one the model begins a document."""
+    prompts: str | None = None
+    """A file of prompts, one a line, as they are or as JSON strings (which begin with a quotation mark)."""
     ask: str | None = None
     """A question for a fine-tuned run, asked as its training examples ask; instead of a prompt."""
+    chat: bool = False
+    """A conversation by the tokenizer's chat template: every line of standard input is a turn, every answer is
+    written when it comes."""
     run: str | None = None
     """Name below runs/, or path, of the run; by default the newest one."""
     checkpoint: str = "best"
@@ -47,12 +56,30 @@ class SampleCommand(SamplingOptions):
     adapter: str | None = None
     """A directory that PEFT or train.py wrote, to put on the run's model."""
     num_samples: int = 1
-    """How many continuations; several are separated by a line of three hyphens."""
+    """How many continuations of each prompt; several are separated by a line of three hyphens."""
+    speculate: Literal["prompt-lookup", "draft"] | None = None
+    """Check proposed tokens in one pass, which is faster where they are mostly right and changes nothing else: what
+    followed the last tokens before, or what the run --draft writes."""
+    draft: str | None = None
+    """A small run of the same tokenizer, for --speculate draft."""
+    speculate_tokens: int = 5
+    """Tokens proposed at a time, at most."""
     device: DeviceName = "auto"
     """Where to compute."""
 
     def sampling(self) -> SamplingOptions:
         return SamplingOptions(**{field.name: getattr(self, field.name) for field in fields(SamplingOptions)})
+
+    def check(self) -> None:
+        given = [self.ask is not None, bool(self.prompt), self.prompts is not None, self.chat]
+        if sum(given) > 1:
+            raise UserError("--prompt, --prompts, --ask and --chat exclude each other: give one of them")
+        if self.chat and self.num_samples != 1:
+            raise UserError(f"--num-samples {self.num_samples} is for prompts: a conversation has one answer to a turn")
+        if (self.speculate == "draft") != (self.draft is not None):
+            raise UserError("--speculate draft and --draft RUN belong together: the run that drafts is to be named")
+        if self.speculate_tokens < 1:
+            raise UserError(f"--speculate-tokens {self.speculate_tokens} is out of range: it must be at least 1")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -61,53 +88,117 @@ def main(argv: Sequence[str]) -> None:
         if isinstance(stream, TextIOWrapper):  # text is UTF-8 wherever this runs, and line ends stay as they are
             stream.reconfigure(encoding="utf-8", errors="replace", newline="")
     command = tyro.cli(SampleCommand, args=list(argv), prog="sample.py", config=(tyro.conf.UseAppendAction,))
+    command.check()
     loaded = load_run(find_run(command.run), command.checkpoint, command.device)
     note(f"run {loaded.run.path}, {loaded.checkpoint.path.name}, on {loaded.device}")
     if command.adapter is not None:
         load_adapter(loaded.model, Path(command.adapter), "added")
         note(f"adapter {command.adapter}")
-    if command.ask is not None and command.prompt:
-        raise UserError("--ask and --prompt exclude each other: give the question, or the beginning of a text")
-    speed = Speed()
+    speed, finished = Speed(), list[Completion]()
     try:
-        if command.ask is not None:
-            finished = write_samples(loaded, "", asked(loaded.run, loaded.tokenizer, command.ask), command, speed)
+        if command.chat:
+            finished += converse(loaded, command, speed)
         else:
-            prompt = sys.stdin.read() if command.prompt == "-" else command.prompt
-            finished = write_samples(loaded, prompt, prompt, command, speed)
+            finished += write_samples(loaded, prompts(loaded, command), command, speed)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough. Python would complain once more when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     note("ended by: " + ", ".join(completion.finish_reason for completion in finished))
-    note(f"prefill {rate(speed.prefill_tokens, speed.prefill_seconds)}")
-    note(f"decode {rate(speed.decode_tokens, speed.decode_seconds)}")
+    for line in speed.report(loaded.model):
+        note(line)
+
+
+def prompts(loaded: LoadedRun, command: SampleCommand) -> list[tuple[str, str | list[int]]]:
+    """What is shown of every prompt, and what the model reads."""
+    if command.ask is not None:
+        return [("", asked(loaded.run, loaded.tokenizer, command.ask))]
+    if command.prompts is not None:
+        return [(text, text) for text in read_prompts(Path(command.prompts))]
+    prompt = sys.stdin.read() if command.prompt == "-" else command.prompt
+    return [(prompt, prompt)]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file; empty lines are none. Raises UserError when it holds none or is not what it should be."""
+    found = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--prompts {path} cannot be read ({error}); it is to be a text file in UTF-8") from error
+    for number, line in enumerate(lines, start=1):
+        if line.startswith('"'):
+            try:
+                found.append(str(json.loads(line)))
+            except ValueError as error:
+                raise UserError(f"{path}, line {number} is no JSON string ({error}); quote it as a whole") from error
+        elif line:
+            found.append(line)
+    if not found:
+        raise UserError(f"{path} holds no prompts; write one a line")
+    return found
+
+
+def proposer(loaded: LoadedRun, command: SampleCommand) -> Proposer | None:
+    """Where --speculate takes its proposals from."""
+    if command.speculate is None:
+        return None
+    if command.draft is None:
+        return PromptLookup(command.speculate_tokens)
+    draft = load_run(find_run(command.draft), device=command.device)
+    return DraftModel(draft, loaded.tokenizer, command.speculate_tokens)
 
 
 def write_samples(
-    loaded: LoadedRun, shown: str, prompt: str | list[int], command: SampleCommand, speed: Speed
+    loaded: LoadedRun, asked_for: Sequence[tuple[str, str | list[int]]], command: SampleCommand, speed: Speed
 ) -> list[Completion]:
-    """Write every continuation to standard output, behind what is `shown` of the prompt; a single sample appears as it
+    """Write every continuation to standard output, behind what is shown of its prompt; a single sample appears as it
     comes into being."""
-    streamed = command.num_samples == 1
+    streamed = command.num_samples == len(asked_for) == 1
     if streamed:
-        show(shown)
+        show(asked_for[0][0])
     completions = generate(
         loaded.model,
         loaded.tokenizer,
-        [prompt],
+        [prompt for _, prompt in asked_for],
         command.sampling(),
         command.num_samples,
         on_text=(lambda _, text: show(text)) if streamed else None,
         speed=speed,
+        proposer=proposer(loaded, command),
     )
     for number, completion in enumerate(completions):
         if not streamed:
             show("---\n" if number else "")
-            show(shown + completion.text)
+            show(asked_for[number // command.num_samples][0] + completion.text)
         show("\n")
     return completions
+
+
+def converse(loaded: LoadedRun, command: SampleCommand, speed: Speed) -> Iterator[Completion]:
+    """Answer every line of standard input, with all that was said before; the answers go to standard output."""
+    messages: list[dict[str, str]] = []
+    drafting = proposer(loaded, command)
+    if sys.stdin.isatty():
+        note("a line is a turn; an empty one is passed over; end with Ctrl-D")
+    for line in sys.stdin:
+        if not line.strip():
+            continue
+        messages.append({"role": "user", "content": line.strip()})
+        ids = chat_ids(loaded.run, loaded.tokenizer, messages)
+        (answer,) = generate(
+            loaded.model,
+            loaded.tokenizer,
+            [ids],
+            command.sampling(),
+            on_text=lambda _, text: show(text),
+            speed=speed,
+            proposer=drafting,
+        )
+        show("\n")
+        messages.append({"role": "assistant", "content": answer.text})
+        yield answer
 
 
 def show(text: str) -> None:
@@ -116,10 +207,6 @@ def show(text: str) -> None:
 
 def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def rate(tokens: int, seconds: float) -> str:
-    return f"{tokens} tokens in {seconds:.2f} s" + (f" ({tokens / seconds:,.0f} tokens/s)" if seconds else "")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from common.cli import from_dict
 from common.errors import UserError
 from common.files import read_json
 from common.runs import Run
-from data_pipeline.examples.prompts import PromptStyle, alpaca_prompt
+from data_pipeline.examples.prompts import Message, PromptStyle, alpaca_prompt
 from data_pipeline.examples.rendering import render_prompt
 from data_pipeline.tokenizer import Tokenizer
 
@@ -59,6 +60,16 @@ def prompt_style(run: Run) -> AskingStyle:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}); the same train.py command writes it again") from error
     return AskingStyle(from_dict(PromptStyle, style, where=f"{path}: style"), variables)
+
+
+def chat_ids(run: Run, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """Ids of a conversation that the assistant is to answer, by the tokenizer's chat template; without the id that
+    begins a text. What the template was given in training it is given again.
+
+    Raises UserError when there is no template, or it refuses the messages.
+    """
+    variables = prompt_style(run).template_variables if (run.path / EXAMPLES).is_file() else {}
+    return [int(number) for number in render_prompt(list(messages), tokenizer, variables)[1:]]
 
 
 def asked(run: Run, tokenizer: Tokenizer, question: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -106,6 +107,7 @@ class RowState:
     def __init__(self, options: SamplingOptions, sample: int, prompt: Sequence[int], vocab_size: int) -> None:
         self.options = options
         self._generator = sample_generator(options.seed, sample) if options.temperature > 0 else None
+        self._drawn: list[float] = []  # random numbers that have not been used
         self.seen: Tensor | None = None  # (vocab,) bool, the tokens of the prompt and the text so far
         self.counts: Tensor | None = None  # (vocab,), how often each stands in the text so far
         if options.repetition_penalty != 1:
@@ -114,11 +116,34 @@ class RowState:
         if options.frequency_penalty or options.presence_penalty:
             self.counts = torch.zeros(vocab_size)
 
-    def uniform(self) -> float:
-        """The next random number; 0 for greedy rows, which use none."""
+    def coming(self, count: int) -> list[float]:
+        """The next random numbers, which stay the next until they are used; 0 for greedy rows, which use none."""
         if self._generator is None:
-            return 0.0
-        return torch.rand((), generator=self._generator, dtype=torch.float64).item()
+            return [0.0] * count
+        while len(self._drawn) < count:
+            self._drawn.append(torch.rand((), generator=self._generator, dtype=torch.float64).item())
+        return self._drawn[:count]
+
+    def use(self, count: int) -> None:
+        """The next `count` random numbers have served."""
+        del self._drawn[:count]
+
+    def uniform(self) -> float:
+        """The next random number, used."""
+        (number,) = self.coming(1)
+        self.use(1)
+        return number
+
+    def after(self, tokens: Sequence[int]) -> RowState:
+        """The state after tokens that may follow; for penalties only, the random stream stays this one's."""
+        if not tokens or (self.seen is None and self.counts is None):
+            return self
+        state = copy.copy(self)
+        state.seen = None if self.seen is None else self.seen.clone()
+        state.counts = None if self.counts is None else self.counts.clone()
+        for token in tokens:
+            state.add(token)
+        return state
 
     def add(self, token: int) -> None:
         """A token was chosen."""

@@ -11,7 +11,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -23,7 +22,9 @@ from inference.choosing import BatchOptions, next_ids, penalized
 from inference.logprobs import token_logprobs
 from inference.requests import GenerationRequest, Ticket, TokenLogprob, Update
 from inference.row import Row
-from inference.slots import SlotTable
+from inference.slots import SlotTable, cache_dtype
+from inference.speculation import NOTHING, Proposal, Proposer, decide
+from inference.speed import Speed
 from model import Decoder, KVCache
 from model.adapters.attach import Switch, names
 
@@ -40,16 +41,6 @@ class HasModel(Protocol):
     def tokenizer(self) -> Tokenizer: ...
 
 
-@dataclass
-class Speed:
-    """Tokens and seconds spent, the reading of contexts (prefill) and token-by-token writing (decode) apart."""
-
-    prefill_tokens: int = 0
-    prefill_seconds: float = 0.0
-    decode_tokens: int = 0
-    decode_seconds: float = 0.0
-
-
 class Engine:
     """Writes the continuations of many requests at a time. `submit` and `cancel` may be called from any thread,
     everything else from one thread only. The model is to be in evaluation mode."""
@@ -61,6 +52,7 @@ class Engine:
         prefill_chunk: int = 512,
         capacity: int | None = None,
         speed: Speed | None = None,
+        proposer: Proposer | None = None,
     ) -> None:
         """
         Args:
@@ -68,14 +60,18 @@ class Engine:
             prefill_chunk: tokens of prompts that a step reads at most, so that those who write do not wait long.
             capacity: positions of a slot, by default the model's whole context.
             speed: where to add up what everything costs.
+            proposer: makes decoding speculative; the distribution of what is written stays the same.
         """
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
         config, weight = self.model.config, self.model.embedding.weight
         self.prefill_chunk, self.speed = prefill_chunk, speed or Speed()
         self.capacity = min(capacity or config.context_length, config.context_length)
         self.device = weight.device
-        cache = KVCache(config, slots + 1, self.capacity, weight.device, _compute_dtype(weight))
-        self.table = SlotTable(cache)
+        cache = KVCache(config, slots + 1, self.capacity, weight.device, cache_dtype(weight))
+        self.table = SlotTable(cache, config.vocab_size)
+        self.proposer = proposer
+        if proposer is not None:
+            proposer.begin(self.table)
         self.kv_capacity = slots * self.capacity
         self._unused_ids = torch.tensor(self.tokenizer.unused_ids(config.vocab_size), dtype=torch.int64)
         self._switch = Switch(self.model)
@@ -158,39 +154,62 @@ class Engine:
         self._drop_cancelled()
         busy = bool(self.running or self.waiting or self._outbox)
         if self.running or self.waiting:
-            began = time.perf_counter()
-            rows, logits = self._decode()
-            decoded, middle = len(rows), time.perf_counter()
-            for row, last in self._read():
-                rows.append(row)
-                logits.append(last)
-            read = time.perf_counter()
-            if rows:
-                self._choose(rows, torch.cat(logits))
-            self._switch(None)
-            rest = time.perf_counter() - read
-            self.speed.prefill_seconds += read - middle + (0 if decoded else rest)
-            self.speed.decode_seconds += middle - began + (rest if decoded else 0)
-            self.speed.decode_tokens += decoded
+            self._work()
         while self._outbox:
             on_update, update = self._outbox.popleft()
             on_update(update)
         return busy
 
-    def _decode(self) -> tuple[list[Row], list[Tensor]]:
-        """The rows that write, and logits after their last tokens, one tensor (rows, vocab) a group."""
+    def _work(self) -> None:
+        began = time.perf_counter()
+        rows, proposals = list(self.table.rows), self._proposals()
+        logits = self._decode(proposals)
+        middle = time.perf_counter()
+        newcomers = self._read()
+        read, written = time.perf_counter(), 0
+        if rows or newcomers:
+            everyone = rows + [row for row, _ in newcomers]
+            if proposals:
+                proposals += [NOTHING] * len(newcomers)
+            written = self._choose(everyone, proposals, torch.cat([*logits, *(last for _, last in newcomers)]))
+        self._switch(None)
+        rest, speed = time.perf_counter() - read, self.speed
+        speed.prefill_seconds += read - middle + (0 if rows else rest)
+        speed.decode_seconds += middle - began + (rest if rows else 0)
+        speed.decode_tokens += written - len(newcomers)
+
+    def _proposals(self) -> list[Proposal]:
+        """One a row; none at all when there is none for any."""
+        if self.proposer is None or not self.table.rows:
+            return []
+        proposals = self.proposer.propose(self.table.rows)
+        return proposals if any(proposal.tokens for proposal in proposals) else []
+
+    def _decode(self, proposals: list[Proposal]) -> list[Tensor]:
+        """Logits after the last token of every row and after those proposed for it, (positions, vocab) a group."""
         logits = []
         for adapter, first, count in self.table.groups():
             self._switch(adapter)
-            ids = torch.tensor([row.ids[-1:] for row in self.table.rows[first : first + count]])
-            logits.append(self._pass(ids, first)[:, -1])
-        return list(self.table.rows), logits
+            ids = [row.ids[-1:] for row in self.table.rows[first : first + count]]
+            for own, proposal in zip(ids, proposals[first : first + count], strict=False):
+                own += proposal.tokens
+            counts = [len(own) for own in ids]
+            width = max(counts)
+            self.speed.decode_passes += 1
+            self.speed.decode_positions += sum(self.table.cache.lengths[first : first + count]) + sum(counts)
+            if width == 1:
+                logits.append(self._pass(torch.tensor(ids), first)[:, -1])
+                continue
+            padded = torch.tensor([own + [0] * (width - len(own)) for own in ids])
+            found = self._pass(padded, first, last_only=False, counts=counts)
+            logits += [own[:length] for own, length in zip(found, counts, strict=True)]
+        return logits
 
-    def _pass(self, ids: Tensor, first: int, last_only: bool = True) -> Tensor:
+    def _pass(self, ids: Tensor, first: int, last_only: bool = True, counts: list[int] | None = None) -> Tensor:
         """Logits (rows, time, vocab) on the CPU of a pass over the rows of the cache from `first` on."""
         part = self.table.cache.part(first, len(ids))
         # Logits are drawn from on the CPU, in double precision, which not every device has.
-        logits = self.model(ids.to(self.device), cache=part, last_only=last_only).cpu()
+        logits = self.model(ids.to(self.device), cache=part, last_only=last_only, counts=counts).cpu()
         self.table.cache.take_lengths(first, part)
         return logits
 
@@ -254,23 +273,34 @@ class Engine:
         count = row.request.logprobs or 0
         row.prompt_logprobs += token_logprobs(logits[: len(following)], following, count, self._unused_ids)
 
-    def _choose(self, rows: list[Row], logits: Tensor) -> None:
-        """Give every row its next token, from `logits` (rows, vocab)."""
+    def _choose(self, rows: list[Row], proposals: list[Proposal], logits: Tensor) -> int:
+        """Give every row its next tokens, from `logits` (positions, vocab); the number of all of them."""
         states, raw = [row.state for row in rows], logits
         if len(self._unused_ids):
             logits = logits.index_fill(1, self._unused_ids, -math.inf)
-        logits = penalized(logits, states)
-        if rows != self._options[0]:
-            self._options = rows, BatchOptions([state.options for state in states])
-        uniforms = torch.tensor([state.uniform() for state in states], dtype=torch.float64)
-        chosen = next_ids(logits, self._options[1], uniforms).tolist()
-        for number, (row, token) in enumerate(zip(rows, chosen, strict=True)):
-            logprob: TokenLogprob | None = None
-            if row.request.logprobs is not None:
-                own = raw[number : number + 1]
-                logprob = token_logprobs(own, [token], row.request.logprobs, self._unused_ids)[0]
-            row.add(token, logprob)
+        if proposals:
+            taken = decide(states, proposals, logits)
+        else:
+            if rows != self._options[0]:
+                self._options = rows, BatchOptions([state.options for state in states])
+            uniforms = torch.tensor([state.uniform() for state in states], dtype=torch.float64)
+            taken = [[token] for token in next_ids(penalized(logits, states), self._options[1], uniforms).tolist()]
+        first = 0
+        for row, tokens, proposal in zip(rows, taken, proposals or [NOTHING] * len(rows), strict=True):
+            own = raw[first : first + len(tokens)]
+            first += len(proposal.tokens) + 1
+            row.add(tokens, self._logprobs(row, tokens, own))
+            if proposal.tokens and self.proposer is not None:
+                self.proposer.learn(row, len(proposal.tokens), len(tokens) - 1)
+        if proposals:
+            self.table.trim()
+        for row in rows:
             self._tell(row)
+        return sum(map(len, taken))
+
+    def _logprobs(self, row: Row, tokens: list[int], logits: Tensor) -> list[TokenLogprob]:
+        count = row.request.logprobs
+        return [] if count is None else token_logprobs(logits, tokens, count, self._unused_ids)
 
     def _tell(self, row: Row) -> None:
         """Note what is new of a row, and free its slot when it has ended or is to be read again."""
@@ -302,14 +332,3 @@ class Engine:
 def _wants_prompt(row: Row) -> bool:
     """Whether the log-probabilities of its prompt are still to be found."""
     return row.request.prompt_logprobs and not row.written
-
-
-def _compute_dtype(weight: Tensor) -> torch.dtype:
-    """The dtype that keys and values come out in: the autocast's, where one is active, else the weights'.
-
-    A frozen embedding may be stored in half precision, and gives fp32 all the same.
-    """
-    kind = weight.device.type
-    if torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return weight.dtype if weight.requires_grad else torch.float32

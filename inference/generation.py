@@ -16,9 +16,11 @@ import torch
 
 from common.errors import UserError
 from data_pipeline.tokenizer import Tokenizer
-from inference.engine import Engine, Speed
+from inference.engine import Engine
 from inference.requests import FinishReason, GenerationRequest, Update
 from inference.sampling import SamplingOptions
+from inference.speculation import Proposer
+from inference.speed import SampleClock, Speed
 from model import Decoder
 
 OnText = Callable[[int, str], None]
@@ -54,6 +56,7 @@ def generate(
     num_samples: int = 1,
     on_text: OnText | None = None,
     speed: Speed | None = None,
+    proposer: Proposer | None = None,
 ) -> list[Completion]:
     """Continue each prompt `num_samples` times; the samples of the first prompt come first.
 
@@ -67,6 +70,7 @@ def generate(
         on_text: called with the index of the completion and every piece of its text as soon as that is final: never
             with half a character or a part of a stop string. The pieces of a sample join to its `Completion.text`.
         speed: where to add up what the generation cost.
+        proposer: makes decoding speculative (`inference/proposers.py`).
 
     Raises:
         UserError: `num_samples` below 1, a model whose context holds no more than one token, or a prompt that the
@@ -82,6 +86,7 @@ def generate(
         return []
     virtual = model.config.context_length - model.room  # positions before the text, which the cache holds too
     longest = virtual + 1 + max(map(len, encoded)) + options.max_new_tokens
+    speed = speed or Speed()
     with _borrowed(model):
         engine = Engine(
             _Loaded(model, tokenizer),
@@ -89,19 +94,23 @@ def generate(
             prefill_chunk=model.config.context_length,
             capacity=longest,
             speed=speed,
+            proposer=proposer,
         )
         for number, completion in enumerate(completions):
             prompt = tuple(map(int, encoded[number // num_samples]))
             if number % num_samples == 0:
                 _warn_if_cut(prompt, model.room - 1)
             request = GenerationRequest(prompt, options, sample=number % num_samples)
-            engine.submit(request, _receiver(number, completion, on_text))
+            engine.submit(request, _receiver(number, completion, on_text, SampleClock(speed)))
         engine.run()
     return completions
 
 
-def _receiver(number: int, completion: Completion, on_text: OnText | None) -> Callable[[Update], None]:
+def _receiver(
+    number: int, completion: Completion, on_text: OnText | None, clock: SampleClock
+) -> Callable[[Update], None]:
     def receive(update: Update) -> None:
+        clock.note(len(update.token_ids))
         completion.add(update)
         if update.text and on_text is not None:
             on_text(number, update.text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from data_pipeline.tokenizer import Tokenizer
 from inference.choosing import RowState
@@ -36,23 +36,25 @@ class Row:
         self._text, self._tokens, self._logprobs = "", list[int](), list[TokenLogprob]()
         self.prompt_logprobs: list[TokenLogprob | None] | None = None  # until the first update
 
-    def add(self, token: int, logprob: TokenLogprob | None) -> None:
-        """Take a chosen token; it may be the last (`finish_reason`)."""
-        if token in self._ends:
-            self.finish("eos")
-            return
-        self.ids.append(token)
-        self.written += 1
-        self.state.add(token)
-        self._tokens.append(token)
-        if logprob is not None:
-            self._logprobs.append(logprob)
-        self._text += self._stream.add(token)
+    def add(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob]) -> None:
+        """Take chosen tokens, up to one that ends the text (`finish_reason`); `logprobs` is empty or one a token."""
         options = self.request.sampling
-        if self._stream.stopped:
-            self.finish_reason = "stop"
-        elif self.written >= options.max_new_tokens or (self.is_full and options.overflow == "stop"):
-            self.finish("length")
+        for number, token in enumerate(tokens):
+            if token in self._ends:
+                self.finish("eos")
+                return
+            self.ids.append(token)
+            self.written += 1
+            self.state.add(token)
+            self._tokens.append(token)
+            self._logprobs += logprobs[number : number + 1]
+            self._text += self._stream.add(token)
+            if self._stream.stopped:
+                self.finish_reason = "stop"
+                return
+            if self.written >= options.max_new_tokens or (self.is_full and options.overflow == "stop"):
+                self.finish("length")
+                return
 
     def slide(self) -> None:
         """Go on from the newest half of the text, behind the id that begins one; it is to be read again."""

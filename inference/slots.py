@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+from torch import Tensor
+
 from inference.row import Row
 from model import KVCache
 
@@ -15,8 +18,9 @@ class SlotTable:
     The last row of the cache is where a prompt is read before it gets a slot.
     """
 
-    def __init__(self, cache: KVCache) -> None:
-        self.cache = cache
+    def __init__(self, cache: KVCache, vocab_size: int) -> None:
+        self.cache, self.vocab_size = cache, vocab_size
+        self.followers: list[KVCache] = []  # of other models, with the same requests in the same rows
         self.rows: list[Row] = []
         self.staging = len(cache.lengths) - 1
         self._counts: dict[str | None, int] = {}  # rows of each adapter, in the order of the rows
@@ -44,7 +48,7 @@ class SlotTable:
                 self._move(first, hole)
                 hole = first
         self.rows[hole] = row
-        self.cache.copy_row(self.staging, hole)
+        self._copy(self.staging, hole)
         self._counts[adapter] += 1
 
     def remove(self, row: Row) -> None:
@@ -60,8 +64,33 @@ class SlotTable:
         if not self._counts[adapter]:
             del self._counts[adapter]
         self.rows.pop()
-        self.cache.lengths[hole] = 0
+        for cache in (self.cache, *self.followers):
+            cache.lengths[hole] = 0
+
+    def trim(self) -> None:
+        """Forget what was read of proposals that were not accepted: all behind the last token of a row, and itself."""
+        for number, row in enumerate(self.rows):
+            kept = len(row.ids) - 1
+            before = self.cache.capacity - row.room  # positions before the text
+            self.cache.lengths[number] = min(self.cache.lengths[number], before + kept)
+            for cache in self.followers:
+                cache.lengths[number] = min(cache.lengths[number], kept)
 
     def _move(self, source: int, target: int) -> None:
-        self.cache.copy_row(source, target)
+        self._copy(source, target)
         self.rows[target] = self.rows[source]
+
+    def _copy(self, source: int, target: int) -> None:
+        for cache in (self.cache, *self.followers):
+            cache.copy_row(source, target)
+
+
+def cache_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype that keys and values come out in: the autocast's, where one is active, else the weights'.
+
+    A frozen embedding may be stored in half precision, and gives fp32 all the same.
+    """
+    kind = weight.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weight.dtype if weight.requires_grad else torch.float32

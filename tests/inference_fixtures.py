@@ -224,9 +224,11 @@ DRIVER = """
 import contextlib, importlib, io, json, sys
 from common.cli import run_command
 main, results = importlib.import_module(sys.argv[1]).main, []
-for arguments in json.loads(sys.argv[2]):
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+lines, text = json.loads(sys.argv[2]), sys.argv[3]
+for arguments in lines:
+    sys.stdin = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8")
     sys.argv[1:] = arguments
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.suppress(BaseException):
         try:
             run_command(main)
@@ -241,8 +243,9 @@ print(json.dumps(results))
 """
 
 
-def run_all(module: str, lines: list[list[str]], cwd: Path) -> list[tuple[Any, str, str]]:
-    """(exit status, standard output, standard error) of `module.main` for each list of arguments."""
-    done = command("-c", DRIVER, module, json.dumps(lines), cwd=cwd)
+def run_all(module: str, lines: list[list[str]], cwd: Path, text: str = "") -> list[tuple[Any, str, str]]:
+    """(exit status, standard output, standard error) of `module.main` for each list of arguments, with `text` on its
+    standard input."""
+    done = command("-c", DRIVER, module, json.dumps(lines), text, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return [tuple(result) for result in json.loads(done.stdout)]

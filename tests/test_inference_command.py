@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from inference_fixtures import ROOT, World, command, documents, make_run, make_world, run_all, tiny_model
+from inference_fixtures import (
+    ROOT,
+    World,
+    command,
+    documents,
+    make_run,
+    make_world,
+    run_all,
+    tiny_model,
+    tokenizer_bytes,
+)
 
 from common.errors import UserError
 from common.files import sha256_of, write_json
@@ -62,15 +72,19 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
         load_run(Run(run), device="cpu")
 
 
-def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
+def change_state(run: Path, **values: object) -> None:
+    """Write other values into the state of every checkpoint, which stays whole."""
     for checkpoint in (run / "checkpoints").iterdir():
-        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        write_json(checkpoint / "state.json", {**state, "tokenizer_sha256": "0123456789ab" + "0" * 52})
-        manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
         file = checkpoint / "state.json"
+        write_json(file, {**json.loads(file.read_text(encoding="utf-8")), **values})
+        manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
         manifest["files"]["state.json"] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
         write_json(checkpoint / "manifest.json", manifest)
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    change_state(run, tokenizer_sha256="0123456789ab" + "0" * 52)
     with pytest.raises(
         UserError, match=r"not the tokenizer that step_00000010 was trained with \(sha256 0123456789ab\)"
     ):
@@ -86,7 +100,7 @@ def test_only_text_goes_to_standard_output(world: World) -> None:
     loaded = load_run(Run(world.run), device="cpu")
     options = SamplingOptions(max_new_tokens=60, temperature=0.9, top_k=50, seed=5)
     assert done.stdout == prompt + generate(loaded.model, loaded.tokenizer, prompt, options)[0].text + "\n"
-    for word in ("step_00000010", "prefill", "decode", "tokens/s"):
+    for word in ("step_00000010", "prefill", "time to first token", "decode", "tokens/s", "between tokens p50", "GB/s"):
         assert word in done.stderr
 
 
@@ -144,11 +158,48 @@ def test_mistakes_end_with_status_2(world: World) -> None:
         (["--num-samples", "0"], "--num-samples 0 is out of range"),
         (["--temprature", "1"], "--temperature"),
         (["--max-new-tokens", "many"], "many"),
+        (["--prompt", "a", "--ask", "b"], "exclude each other"),
+        (["--chat"], "has no chat template"),
+        (["--chat", "--num-samples", "2"], "one answer to a turn"),
+        (["--prompts", "nowhere.txt"], "--prompts nowhere.txt cannot be read"),
+        (["--speculate", "draft"], "the run that drafts is to be named"),
+        (["--speculate", "draft", "--draft", "nobody"], "no run 'nobody'"),
     ]
-    results = run_all("sample", [arguments for arguments, _ in mistakes], world.root)
+    results = run_all("sample", [arguments for arguments, _ in mistakes], world.root, text="Hello\n")
     for (arguments, message), (code, out, err) in zip(mistakes, results, strict=True):
         assert (code, out) == (2, ""), arguments
         assert message in err
+
+
+def test_prompts_of_a_file_and_speculation(world: World) -> None:
+    (world.root / "prompts.txt").write_text('riv\n\n"two\\nlines"\n', encoding="utf-8")
+    options = ["--prompts", "prompts.txt", "--num-samples", "2", "--max-new-tokens", "9", "--temperature", "0"]
+    lines = [options, [*options, "--speculate", "prompt-lookup"], [*options, "--speculate", "draft", "--draft", "tiny"]]
+    plain, *others = run_all("sample", lines, world.root)
+    loaded = load_run(Run(world.run), device="cpu")
+    written = generate(loaded.model, loaded.tokenizer, ["riv", "two\nlines"], SamplingOptions(9, 0.0), 2)
+    starts = ["riv", "riv", "two\nlines", "two\nlines"]
+    texts = [start + each.text for start, each in zip(starts, written, strict=True)]
+    assert plain[:2] == (0, "---\n".join(f"{text}\n" for text in texts))
+    assert [other[:2] for other in others] == [plain[:2], plain[:2]]
+
+
+def test_a_conversation_is_answered_turn_by_turn(tmp_path: Path) -> None:
+    """With a template; all that was said before stands in the prompt."""
+    run = make_run(tmp_path / "runs" / "talks", context_length=256)
+    template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
+    header = {"format": "sentencepiece", "chat_template": template}
+    (run / "tokenizer.model").write_bytes(json.dumps(header).encode() + b"\n" + tokenizer_bytes())
+    change_state(run, tokenizer_sha256=sha256_of(run / "tokenizer.model"))
+    loaded = load_run(Run(run), device="cpu")
+    options = ["--chat", "--max-new-tokens", "6", "--temperature", "0"]
+    ((code, out, _),) = run_all("sample", [options], tmp_path, text="Hello\n\nriver?\n")
+    greedy, said, answers = SamplingOptions(6, 0.0), "", list[str]()
+    for turn in ("Hello", "river?"):
+        said += f"user: {turn}\n"
+        answers.append(generate(loaded.model, loaded.tokenizer, f"{said}assistant:", greedy)[0].text)
+        said += f"assistant: {answers[-1]}\n"
+    assert (code, out) == (0, "".join(f"{answer}\n" for answer in answers))
 
 
 def test_without_a_run_the_next_command_is_named(tmp_path: Path) -> None:
