@@ -6,6 +6,7 @@ import importlib.metadata
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
@@ -34,6 +35,15 @@ from serving.tokens import detokenize, tokenize, tokenizer_info
 PAGE = Path(__file__).parent / "page"
 
 
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        description = super().openapi()
+        for methods in description["paths"].values():
+            for operation in methods.values():
+                operation["responses"].pop("422", None)  # FastAPI's own form of error, which is not used here
+        return description
+
+
 def make_app(service: Service, api_keys: Sequence[str] = (), hosts: Sequence[str] | None = None) -> FastAPI:
     """The application that answers for `service`; its model runs from start-up to shutdown. See `Guard`."""
 
@@ -45,7 +55,7 @@ def make_app(service: Service, api_keys: Sequence[str] = (), hosts: Sequence[str
 
     version = importlib.metadata.version("mini-gpt")
     # The interactive documentation of FastAPI would load scripts from elsewhere.
-    app = FastAPI(title="mini-GPT", version=version, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = _Application(title="mini-GPT", version=version, lifespan=lifespan, docs_url=None, redoc_url=None)
     handle_errors(app)
     app.add_middleware(Guard, options=service.options, api_keys=api_keys, hosts=hosts)
     _add_generation(app, service)

@@ -8,11 +8,16 @@ from serving.service import Service
 
 
 def tokenize(service: Service, asked: TokenizeRequest) -> Tokens:
-    """Ids of a text. Raises ApiError for an unknown model."""
-    room = service.model(asked.model).room
-    ids = service.tokenizer.encode(asked.prompt)
+    """Ids of a text; the name of a special token alone is that token, as clients look up which one ends a text.
+
+    Raises ApiError for an unknown model.
+    """
+    room, tokenizer = service.model(asked.model).room, service.tokenizer
+    named = {tokenizer.piece(number): number for number in (tokenizer.bos_id, *tokenizer.eos_ids)}
+    special = {**named, **tokenizer.special_ids}.get(asked.prompt)
+    ids = tokenizer.encode(asked.prompt) if special is None else [special]
     if asked.add_special_tokens:
-        ids = [service.tokenizer.bos_id, *ids]
+        ids = [tokenizer.bos_id, *ids]
     return Tokens(tokens=ids, count=len(ids), max_model_len=room)
 
 

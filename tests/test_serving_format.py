@@ -164,6 +164,10 @@ def test_tokenizer_addresses(server: Running, loaded: LoadedRun) -> None:
     info = server.get("/tokenizer_info").json()
     assert (info["eos_token"], info["vocab_size"], info["model_max_length"]) == ("</s>", 400, 128)
     assert server.post("/detokenize", {"tokens": [400]}).status_code == 400
+    ending = server.post("/tokenize", {"prompt": info["eos_token"], "add_special_tokens": False}).json()
+    assert ending["tokens"] == [tokenizer.eos_id]
+    inside = server.post("/tokenize", {"prompt": "a </s>", "add_special_tokens": False}).json()["tokens"]
+    assert tokenizer.eos_id not in inside  # nobody's text forges one
 
 
 def test_state_addresses(server: Running) -> None:
