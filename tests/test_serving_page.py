@@ -153,7 +153,8 @@ def test_everything_has_a_name_and_a_place(page: Page) -> None:
     assert unnamed == []
     assert page.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     small = page.page.evaluate(
-        "[...document.querySelectorAll('button')].filter(one => one.getBoundingClientRect().height < 36).map(one => one.id)"
+        "[...document.querySelectorAll('button')]"
+        ".filter(one => one.getBoundingClientRect().height < 36).map(one => one.id)"
     )
     assert small == []
 
