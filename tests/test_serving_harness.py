@@ -27,10 +27,15 @@ ROLLING = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_ta
 
 
 def score(loaded: LoadedRun, context: str, continuation: str) -> tuple[float, bool]:
-    """Log-likelihood of a continuation, and whether every token of it is the likeliest; by one plain pass."""
+    """Log-likelihood of a continuation, and whether every token of it is the likeliest; by one plain pass.
+
+    The tokens are those of the harness: white space between the two belongs to the continuation, and that is what
+    stands behind the context's tokens when both are encoded together.
+    """
     tokenizer = loaded.tokenizer
-    before = [tokenizer.bos_id, *tokenizer.encode(context)]
-    ids = [tokenizer.bos_id, *tokenizer.encode(context + continuation)]
+    whole = tokenizer.encode(context + continuation)
+    before = [tokenizer.bos_id, *tokenizer.encode(context.rstrip())]
+    ids = [*before, *whole[len(before) - 1 :]]
     with torch.no_grad():
         logprobs = loaded.model(torch.tensor([ids]))[0].log_softmax(-1)
     chosen = [(logprobs[place - 1, ids[place]], logprobs[place - 1].max()) for place in range(len(before), len(ids))]

@@ -57,7 +57,7 @@ class Page:
         return self.page.inner_text(selector)
 
     def wait_until_written(self) -> None:
-        self.page.wait_for_function("document.getElementById('stop').disabled")
+        self.page.wait_for_selector("#stop:disabled")
 
     def picture(self, name: str) -> None:
         if PICTURES:
