@@ -17,7 +17,7 @@ const EMPTY = {
   chat: "Ask something. A model that has not learned to chat answers better under “Completion”.",
   completion: "Write the beginning of a text below.",
 };
-const ENDS = { stop: "", length: " — cut off at the longest answer", stopped: " — stopped" };
+const ENDS = { stop: "", length: " — cut off at max tokens", stopped: " — stopped" };
 
 const log = element("log");
 let messages = [];
@@ -179,6 +179,7 @@ function takeBack(conversation, target, text) {
   target.previousElementSibling?.remove();
   target.remove();
   element("input").value ||= text;
+  element("empty").hidden = log.childElementCount > 0;
 }
 
 function clear() {
