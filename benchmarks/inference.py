@@ -8,7 +8,7 @@ keep_freed_memory()
 import statistics  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
+from dataclasses import dataclass, replace  # noqa: E402
 from typing import NamedTuple  # noqa: E402
 
 import torch  # noqa: E402
@@ -114,7 +114,8 @@ def main(argv: Sequence[str]) -> None:
     config = load_config(command.config, RunConfig)
     device = choose_device(config.device)
     torch.manual_seed(0)
-    model = Decoder(config.model).to(device).eval()
+    shape = replace(config.model, zero_init_projections=False)  # or all logits would be equal
+    model = Decoder(shape).to(device).eval()
     prompt = torch.randint(config.model.vocab_size, (1, command.prompt_tokens), device=device)
     batch, ids = prompt.repeat(8, 1), prompt[0, 1:].tolist()  # the engine puts an id before them
     mixed = [ids[: 1 + len(ids) * number // 16] for number in range(16)]

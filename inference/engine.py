@@ -171,7 +171,8 @@ class Engine:
             everyone = rows + [row for row, _ in newcomers]
             if proposals:
                 proposals += [NOTHING] * len(newcomers)
-            written = self._choose(everyone, proposals, torch.cat([*logits, *(last for _, last in newcomers)]))
+            logits += [last for _, last in newcomers]
+            written = self._choose(everyone, proposals, torch.cat(logits) if len(logits) > 1 else logits[0])
         self._switch(None)
         rest, speed = time.perf_counter() - read, self.speed
         speed.prefill_seconds += read - middle + (0 if rows else rest)
