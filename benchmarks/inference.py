@@ -5,15 +5,20 @@ from common.threads import bind_threads, keep_freed_memory
 bind_threads()
 keep_freed_memory()
 
+import statistics  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
+from dataclasses import dataclass, replace  # noqa: E402
+from typing import NamedTuple  # noqa: E402
 
 import torch  # noqa: E402
 import tyro  # noqa: E402
 
 from benchmarks.table import Measurement, alternate, report  # noqa: E402
 from common.cli import load_config, run_command  # noqa: E402
+from inference import Engine, GenerationRequest, SamplingOptions, Speed, Update  # noqa: E402
+from inference.proposers import PromptLookup  # noqa: E402
+from inference.speculation import Proposer  # noqa: E402
 from model import Decoder, KVCache  # noqa: E402
 from model.device import choose_device  # noqa: E402
 from training.config import RunConfig  # noqa: E402
@@ -21,7 +26,7 @@ from training.config import RunConfig  # noqa: E402
 
 @dataclass(frozen=True)
 class BenchmarkCommand:
-    """Measure greedy generation with and without the key-value cache, on random weights."""
+    """Measure generation with and without the key-value cache and by the engine, on random weights."""
 
     config: str = "configs/quickstart.py"
     """Run config whose model is measured."""
@@ -63,19 +68,69 @@ def without_cache(model: Decoder, prompt: torch.Tensor, new_tokens: int) -> Meas
     return {"tokens/s": prompt.shape[0] * (new_tokens - 1) / seconds, "first token s": prefilled - started}
 
 
+class Letters:
+    """In place of a tokenizer, which random weights have none of: every id is a letter, none ends a text."""
+
+    bos_id = 0
+    eos_ids: tuple[int, ...] = ()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(chr(97 + token % 26) for token in ids)
+
+    def unused_ids(self, rows: int) -> list[int]:
+        return []
+
+
+class Loaded(NamedTuple):
+    model: Decoder
+    tokenizer: Letters
+
+
+def by_engine(
+    model: Decoder, prompts: list[list[int]], options: SamplingOptions, proposer: Proposer | None = None
+) -> Measurement:
+    """All prompts at once."""
+    speed, arrived = Speed(), [list[float]() for _ in prompts]
+    engine = Engine(Loaded(model, Letters()), len(prompts), speed=speed, proposer=proposer)  # type: ignore[arg-type]
+
+    def receiver(number: int):  # type: ignore[no-untyped-def]
+        def receive(update: Update) -> None:
+            arrived[number].append(time.perf_counter())
+
+        return receive
+
+    started = time.perf_counter()
+    for number, prompt in enumerate(prompts):
+        engine.submit(GenerationRequest(tuple(prompt), options, sample=number), receiver(number))
+    engine.run()
+    return {
+        "tokens/s": speed.decode_tokens / speed.decode_seconds,
+        "first token s": statistics.median(times[0] for times in arrived) - started,
+    }
+
+
 def main(argv: Sequence[str]) -> None:
     command = tyro.cli(BenchmarkCommand, args=argv, prog="python -m benchmarks.inference")
     config = load_config(command.config, RunConfig)
     device = choose_device(config.device)
     torch.manual_seed(0)
-    model = Decoder(config.model).to(device).eval()
+    shape = replace(config.model, zero_init_projections=False)  # or all logits would be equal
+    model = Decoder(shape).to(device).eval()
     prompt = torch.randint(config.model.vocab_size, (1, command.prompt_tokens), device=device)
-    batch = prompt.repeat(8, 1)
+    batch, ids = prompt.repeat(8, 1), prompt[0, 1:].tolist()  # the engine puts an id before them
+    mixed = [ids[: 1 + len(ids) * number // 16] for number in range(16)]
+    greedy = SamplingOptions(command.new_tokens, temperature=0)
+    sampled = SamplingOptions(command.new_tokens, temperature=0.8, top_k=50)
     results = alternate(
         {
             "recomputed prefix": lambda: without_cache(model, prompt, command.new_tokens),
             "cache": lambda: with_cache(model, prompt, command.new_tokens),
             "cache, 8 samples": lambda: with_cache(model, batch, command.new_tokens),
+            "engine": lambda: by_engine(model, [ids], greedy),
+            "engine, top-k": lambda: by_engine(model, [ids], sampled),
+            "engine, 8 samples": lambda: by_engine(model, [ids] * 8, sampled),
+            "engine, 16 lengths": lambda: by_engine(model, mixed, sampled),
+            "engine, prompt lookup": lambda: by_engine(model, [ids], greedy, PromptLookup()),
         },
         command.rounds,
     )

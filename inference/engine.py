@@ -49,7 +49,7 @@ class Engine:
         self,
         loaded: HasModel,
         slots: int = 16,
-        prefill_chunk: int = 512,
+        prefill_chunk: int = 256,
         capacity: int | None = None,
         speed: Speed | None = None,
         proposer: Proposer | None = None,
@@ -124,7 +124,11 @@ class Engine:
         if request.logprobs is not None and not 0 <= request.logprobs <= vocab_size - len(self._unused_ids):
             raise UserError(f"logprobs {request.logprobs} is out of range: there are {vocab_size} tokens")
         row = Row(Ticket(next(self._numbers)), request, on_update, self.tokenizer, vocab_size, room)
-        self._arrived.append(row)
+        if request.sampling.max_new_tokens == 0 and not request.prompt_logprobs:
+            row.finish("length")
+            self._outbox.append((on_update, row.update()))
+        else:
+            self._arrived.append(row)
         return row.ticket
 
     def _virtual_positions(self, adapter: str | None) -> int:
@@ -171,7 +175,8 @@ class Engine:
             everyone = rows + [row for row, _ in newcomers]
             if proposals:
                 proposals += [NOTHING] * len(newcomers)
-            written = self._choose(everyone, proposals, torch.cat([*logits, *(last for _, last in newcomers)]))
+            logits += [last for _, last in newcomers]
+            written = self._choose(everyone, proposals, torch.cat(logits) if len(logits) > 1 else logits[0])
         self._switch(None)
         rest, speed = time.perf_counter() - read, self.speed
         speed.prefill_seconds += read - middle + (0 if rows else rest)

@@ -68,12 +68,14 @@ class DraftModel:
     """Proposes what a smaller model of the same tokenizer writes, drawn with the options of each row."""
 
     def __init__(self, draft: LoadedRun, tokenizer: Tokenizer, tokens: int = 4) -> None:
-        """Raises UserError when the draft has another tokenizer than `tokenizer`."""
+        """Raises UserError when the draft has another tokenizer, or trained positions before a text."""
         if draft.tokenizer.sha256 != tokenizer.sha256:
             raise UserError(
                 f"{draft.run.path} cannot draft: its tokenizer (sha256 {draft.tokenizer.sha256[:12]}) is not that of "
                 f"the model (sha256 {tokenizer.sha256[:12]}); take a run that was trained on the same data"
             )
+        if draft.model.before_text is not None:
+            raise UserError(f"{draft.run.path} cannot draft: it puts trained positions before a text; take another run")
         self.model, self.tokens, self.device = draft.model, tokens, draft.device
         self._paces: WeakKeyDictionary[Row, Pace] = WeakKeyDictionary()
         self._unused_ids = torch.tensor(tokenizer.unused_ids(self.model.config.vocab_size), dtype=torch.int64)

@@ -24,7 +24,8 @@ class GenerationRequest:
     prompt_logprobs: bool = False
     """Report the prompt's tokens too, with as many alternatives."""
     adapter: str | None = None
-    """Name of an adapter that is attached to the model; None is the base."""
+    """Name of an adapter that is attached to the model; None is the model as the engine found it, which is the base
+    unless adapters were active."""
     ignore_eos: bool = False
     """Take an end of text for a token like others, and write on."""
 

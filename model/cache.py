@@ -34,13 +34,17 @@ class KVCache:
         self.index: Tensor  # positions of this pass, (time,), or (batch, time) when ragged
         self._slots: Tensor  # where they go, (batch, time), when ragged
         self._following: list[int] = self.lengths
+        self._parts: dict[tuple[int, int], KVCache] = {}  # made once, because they are used in every pass
 
     def part(self, first: int, count: int) -> KVCache:
         """`count` neighbouring rows as a cache of their own, in the same memory; `take_lengths` ends its use."""
-        part, rows = copy.copy(self), slice(first, first + count)
-        part.keys, part.values = self.keys[:, rows], self.values[:, rows]
-        part.documents = None if self.documents is None else self.documents[rows]
-        part.lengths = part._following = self.lengths[rows]
+        part = self._parts.get((first, count))
+        if part is None:
+            part, rows = copy.copy(self), slice(first, first + count)
+            part.keys, part.values, part._parts = self.keys[:, rows], self.values[:, rows], {}
+            part.documents = None if self.documents is None else self.documents[rows]
+            self._parts[first, count] = part
+        part.lengths = part._following = self.lengths[first : first + count]
         return part
 
     def take_lengths(self, first: int, part: KVCache) -> None:

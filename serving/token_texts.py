@@ -49,8 +49,9 @@ class TokenTexts:
     def _named(self, entry: TokenLogprob, alternatives: int) -> dict[str, float]:
         """The likeliest tokens and the one that stands there, which may not be among them."""
         named: dict[str, float] = {}
-        for token, value in (*entry.top[:alternatives], (entry.token, entry.logprob)):
-            named.setdefault(self[token], finite(value))
+        for token, value in dict((*entry.top[:alternatives], (entry.token, entry.logprob))).items():
+            name = self[token]  # which a byte can share with a longer piece
+            named[f"token_id:{token}" if name in named else name] = finite(value)
         return named
 
     def chat(self, logprobs: Sequence[TokenLogprob], alternatives: int) -> ChatLogprobs:

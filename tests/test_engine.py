@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -181,6 +182,27 @@ def test_cancelled_wherever_it_is(tokenizer: Tokenizer) -> None:
     client = Client(engine, again)
     engine.run()
     assert client.tokens == alone(loaded, again, prefill_chunk=8).tokens
+
+
+def test_any_thread_may_submit_and_cancel(tokenizer: Tokenizer) -> None:
+    loaded = Loaded(tiny_model(), tokenizer)
+    engine, clients = Engine(loaded, slots=3), list[Client]()
+    requests = [GenerationRequest((5 + number,), GREEDY) for number in range(12)]
+
+    def submit(some: Sequence[GenerationRequest]) -> None:
+        for request in some:
+            clients.append(Client(engine, request))
+            engine.cancel(engine.submit(request, lambda update: None))
+
+    threads = [threading.Thread(target=submit, args=(requests[number::3],)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads) or engine.step():
+        pass
+    engine.run()
+    found = sorted(client.tokens for client in clients)
+    assert found == sorted(alone(loaded, request).tokens for request in requests)
+    assert len({client.ticket for client in clients}) == len(requests)
 
 
 def test_an_error_of_a_receiver_takes_nothing_from_the_others(tokenizer: Tokenizer) -> None:

@@ -220,6 +220,9 @@ def test_kept_connections_still_work(server: Running) -> None:
         for pause in (0.0, 0.3, 0.3, 0.3):
             time.sleep(pause)
             assert client.get(f"{server.url}/health").status_code == 200
+        open_ones = [each.transport for each in server.server.server_state.connections]
+        sockets = [each.get_extra_info("socket") for each in open_ones if not each.is_closing()]
+        assert sockets and all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in sockets)
     connection = raw(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     answer = b""
     while not answer.endswith(b'{"status":"ok"}'):

@@ -23,6 +23,7 @@ from inference.choosing import BatchOptions, kept
 from inference.proposers import DraftModel, PromptLookup
 from inference.speculation import Proposer, _drawn
 from model import Decoder
+from model.adapters.attach import activate
 
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=30)
 
@@ -113,6 +114,13 @@ def test_a_draft_of_another_tokenizer_is_refused(tokenizer: Tokenizer, draft: Lo
 
     with pytest.raises(UserError, match="cannot draft: its tokenizer"):
         DraftModel(draft, Other("0" * 64))  # type: ignore[arg-type]
+
+
+def test_a_draft_with_positions_before_the_text_is_refused(tokenizer: Tokenizer, draft: LoadedRun) -> None:
+    model = adapted_model()
+    activate(model, ("before",))
+    with pytest.raises(UserError, match="trained positions before a text"):
+        DraftModel(replace(draft, model=model), tokenizer)
 
 
 class Letters:
