@@ -14,11 +14,11 @@ from dataclasses import dataclass, fields  # noqa: E402
 import tyro  # noqa: E402
 
 from common.cli import run_command  # noqa: E402
+from common.errors import UserError  # noqa: E402
 from common.runs import find_run  # noqa: E402
 from inference import load_run  # noqa: E402
 from model.device import DeviceName  # noqa: E402
-from serving import ServerOptions, Service  # noqa: E402
-from serving.server import read_keys, run_server  # noqa: E402
+from serving.options import ServerOptions  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,13 @@ class ServeCommand(ServerOptions):
 def main(argv: Sequence[str]) -> None:
     """Parse the command line and serve. A bad flag or value ends the process with status 2."""
     command = tyro.cli(ServeCommand, args=list(argv), prog="serve.py", config=(tyro.conf.UseAppendAction,))
+    try:
+        from serving.server import read_keys, run_server
+        from serving.service import Service
+    except ImportError as error:
+        raise UserError(
+            f"serve.py needs packages that are not installed ({error}); pip install -c constraints.txt -e '.[serve]'"
+        ) from error
     keys = read_keys(command.api_keys)
     loaded = load_run(find_run(command.run), command.checkpoint, command.device)
     service = Service(loaded, command.options(), command.adapter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,12 +76,16 @@ def handle_errors(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        message = f"there is nothing at {request.url.path}" if error.status_code == 404 else str(error.detail)
+        message = {
+            400: "the body is not JSON in UTF-8, or too deeply nested",  # which FastAPI does not tell apart
+            404: f"there is nothing at {request.url.path}",
+        }.get(error.status_code, str(error.detail))
         return ApiError(error.status_code, message, headers=error.headers).response()
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         # Outside the middleware that gives every other answer its id.
         request_id = request.scope.get("state", {}).get("request_id", "")
+        print(f"x-request-id {request_id} failed:", file=sys.stderr, flush=True)  # uvicorn then says how
         message = "the server failed; its log says how, under this x-request-id"
         return ApiError(500, message, headers={"x-request-id": request_id}).response()
 

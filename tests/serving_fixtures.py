@@ -19,8 +19,9 @@ from inference_fixtures import make_run, tokenizer_bytes
 from common.files import write_json
 from common.runs import Run, write_checkpoint_manifest
 from inference import LoadedRun, load_run
-from serving import ServerOptions, Service
+from serving.options import ServerOptions
 from serving.server import LOOPBACK, configure
+from serving.service import Service
 
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"

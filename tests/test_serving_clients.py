@@ -14,7 +14,7 @@ from inference import LoadedRun, SamplingOptions, generate
 from model.adapters.attach import activate, attach
 from model.adapters.config import AdapterConfig
 from model.adapters.files import save_adapter
-from serving import ServerOptions
+from serving.options import ServerOptions
 
 PROMPT = "The river "
 QUESTION = [{"role": "user", "content": "Näme?"}]

@@ -15,7 +15,7 @@ from serving_fixtures import Running, load, make_chat_run, running, wait_for
 
 from common.errors import UserError
 from inference import LoadedRun
-from serving import ServerOptions
+from serving.options import ServerOptions
 from serving.server import is_loopback, read_keys
 
 JSON = {"content-type": "application/json"}
@@ -50,9 +50,9 @@ def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
         (b"", "the body must be a JSON object"),
         (b"[1, 2]", "the body must be a JSON object"),
         (b'"text"', "the body must be a JSON object"),
-        (b'{"prompt": "\xff\xfe"}', "There was an error parsing the body"),
-        (b"[" * 50_000, "There was an error parsing the body"),
-        (b'{"prompt": "a", "max_tokens": ' + b"9" * 5000 + b"}", "There was an error parsing the body"),
+        (b'{"prompt": "\xff\xfe"}', "the body is not JSON in UTF-8"),
+        (b"[" * 50_000, "the body is not JSON in UTF-8"),
+        (b'{"prompt": "a", "max_tokens": ' + b"9" * 5000 + b"}", "the body is not JSON in UTF-8"),
         (b'{"prompt": "\\ud800"}', "prompt: "),
         (b'{"prompt": "a", "temperature": NaN}', "temperature: "),
         (b'{"prompt": "a", "model": "\\u0000"}', "there is no model"),

@@ -13,7 +13,7 @@ from serving_fixtures import Running, events_of, load, make_chat_run, running
 from common.files import write_json
 from inference import LoadedRun, SamplingOptions, generate
 from inference.asking import EXAMPLES, asked
-from serving import ServerOptions
+from serving.options import ServerOptions
 
 
 @pytest.fixture(scope="module")

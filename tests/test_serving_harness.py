@@ -15,7 +15,7 @@ from inference_fixtures import documents
 from serving_fixtures import load, make_chat_run, running
 
 from inference import LoadedRun
-from serving import ServerOptions
+from serving.options import ServerOptions
 
 lm_eval = pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.slow

@@ -21,8 +21,10 @@ import pytest
 from inference_fixtures import ROOT, run_all
 from serving_fixtures import Running, events_of, load, make_chat_run, running, wait_for
 
+import serve
+from common.errors import UserError
 from inference import LoadedRun
-from serving import ServerOptions
+from serving.options import ServerOptions
 
 SERVE = [sys.executable, str(ROOT / "serve.py"), "--device", "cpu"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -247,6 +249,12 @@ def test_mistakes_on_the_command_line(run: Path, server: Running) -> None:
     answers = run_all("serve", [["--run", str(run), "--device", "cpu", *flags] for flags, _ in mistakes], run)
     for (status, _, said), (_, message) in zip(answers, mistakes, strict=True):
         assert status == 2 and message in said
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "serving.server", None)
+    with pytest.raises(UserError, match=r"pip install -c constraints.txt -e '.\[serve\]'"):
+        serve.main(["--run", "any"])
 
 
 def test_an_open_server_warns(run: Path) -> None:

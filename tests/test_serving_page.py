@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from serving_fixtures import Running, load, make_chat_run, running, wait_for
 
-from serving import ServerOptions
+from serving.options import ServerOptions
 
 api = pytest.importorskip("playwright.sync_api")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from serving_fixtures import Running, load, make_chat_run, running
 
-from serving import ServerOptions
+from serving.options import ServerOptions
 
 CHECKS = [
     not_a_server_error,
