@@ -188,6 +188,16 @@ def raw(server: Running, data: bytes = b"") -> socket.socket:
     return connection
 
 
+def received(connection: socket.socket, end: bytes) -> bytes:
+    """What comes until it ends so."""
+    answer = b""
+    while not answer.endswith(end):
+        piece = connection.recv(10_000)
+        assert piece, answer
+        answer += piece
+    return answer
+
+
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
@@ -196,7 +206,7 @@ def test_slow_senders_are_let_go(server: Running) -> None:
     silent, half_header = raw(server), raw(server, b"GET /health HT")
     assert silent.recv(1000) == b"" and half_header.recv(1000) == b""
     half_body = raw(server, POST + b'Content-Length: 50\r\n\r\n{"prompt"')
-    answer = half_body.recv(10_000)
+    answer = received(half_body, b"}}")
     assert answer.startswith(b"HTTP/1.1 408") and b"did not arrive within 0.5 seconds" in answer
     dripping = raw(server, POST + b"Content-Length: 50\r\n\r\n")
     dripping.settimeout(0.1)
@@ -224,9 +234,7 @@ def test_kept_connections_still_work(server: Running) -> None:
         sockets = [each.get_extra_info("socket") for each in open_ones if not each.is_closing()]
         assert sockets and all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in sockets)
     connection = raw(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    answer = b""
-    while not answer.endswith(b'{"status":"ok"}'):
-        answer += connection.recv(1000)
+    assert received(connection, b'{"status":"ok"}').startswith(b"HTTP/1.1 200")
     connection.sendall(b"GET /hea")
     assert connection.recv(1000) == b""
     connection.close()
