@@ -22,6 +22,7 @@ from inference_fixtures import ROOT, run_all
 from serving_fixtures import Running, events_of, load, make_chat_run, running, wait_for
 
 import serve
+from benchmarks import serving
 from common.errors import UserError
 from inference import LoadedRun
 from serving.options import ServerOptions
@@ -249,6 +250,26 @@ def test_mistakes_on_the_command_line(run: Path, server: Running) -> None:
     answers = run_all("serve", [["--run", str(run), "--device", "cpu", *flags] for flags, _ in mistakes], run)
     for (status, _, said), (_, message) in zip(answers, mistakes, strict=True):
         assert status == 2 and message in said
+
+
+@pytest.mark.slow
+def test_the_load_test_agrees_with_the_server(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "figures.json"
+    flags = ["--clients", "6", "--minutes", "0.05", "--disconnect", "0.5", "--max-tokens", "24", "--json", str(file)]
+    serving.main(["--run", str(run), *flags])
+    found = json.loads(file.read_text())
+    assert found["left_running"] == found["cache_left_filled"] == 0
+    finished, left = found["server_finished"], found["statuses"].get("left in the middle", 0)
+    first = found["first_tokens"]
+    assert 0 < first["clients"] <= first["server"] <= first["clients"] + finished["abort"]  # some leave just then
+    assert finished["stop"] + finished["length"] >= found["statuses"]["200"] > 0 and finished["abort"] >= left > 0
+    assert found["tokens"]["server"] > found["tokens"]["clients_in_whole_texts"]
+    assert "time to first token p95" in capsys.readouterr().out
+
+
+def test_quantiles_of_histograms() -> None:
+    found = {'x_bucket,le="1.0"': 2.0, 'x_bucket,le="2.0"': 6.0, 'x_bucket,le="+Inf"': 8.0, "x_count": 8.0}
+    assert [serving.quantile(found, "x", share) for share in (0.125, 0.25, 0.5, 0.75, 1)] == [0.5, 1, 1.5, 2, 2]
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
