@@ -32,7 +32,7 @@ config = RunConfig(
     ),
     batch=BatchConfig(examples_per_step=16, micro_batch_size=16),
     optimizer=OptimizerConfig(
-        matrices="adamw", adamw="paged-8bit", lr=1e-2, weight_decay=0.01, beta2=0.999, grad_clip=0.5
+        matrices="adamw", adamw="paged-8bit", lr=4e-3, weight_decay=0.01, beta2=0.999, grad_clip=0.5
     ),
     schedule=ScheduleConfig(kind="cosine", warmup=0.03, final=0.0),
     budget=BudgetConfig(steps=1500),
