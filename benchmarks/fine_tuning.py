@@ -93,7 +93,9 @@ def write_base(command: FineTuningCommand, texts: Sequence[str], folder: Path) -
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     published = preset("gpt2")
     torch.manual_seed(0)
     config = GPT2Config(

@@ -112,7 +112,10 @@ class Theirs:
     def __init__(self, task: Task) -> None:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         config, self.device = task.config(), choose_device(task.device)
         tokenizer = tokenizer_of(open_source(task.base))
         self.data = ExampleData(config.examples, tokenizer, split_batch(config, 1).sequence, config.seed)
