@@ -120,7 +120,7 @@ class Theirs:
         tokenizer = tokenizer_of(open_source(task.base))
         self.data = ExampleData(config.examples, tokenizer, split_batch(config, 1).sequence, config.seed)
         self.batch, self.windows, self.low = task.batch, 0, task.precision == "bf16"
-        base = AutoModelForCausalLM.from_pretrained(task.base, dtype=torch.float32, attn_implementation="sdpa")
+        base: Any = AutoModelForCausalLM.from_pretrained(task.base, dtype=torch.float32, attn_implementation="sdpa")
         base.config.use_cache = False
         lora = LoraConfig(
             r=RANK,
