@@ -76,6 +76,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	python -m benchmarks.training
 	python -m benchmarks.functions
+	python -m benchmarks.fine_tuning
 	python -m benchmarks.inference
 	python -m benchmarks.data
 
