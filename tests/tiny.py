@@ -22,6 +22,7 @@ import pytest
 import sentencepiece
 from forks import PROJECT, fork, run_forks
 
+import train
 from common.cli import run_command
 from common.files import sha256_of, write_json
 from data_pipeline.shards import INDEX_DTYPE
@@ -131,14 +132,21 @@ class Result:
 
 
 def run_train(
-    directory: Path, *arguments: str, processes: int = 1, expect: int = 0, config: str = "tiny.py", **extra: str
+    directory: Path,
+    *arguments: str,
+    processes: int = 1,
+    expect: int = 0,
+    config: str = "tiny.py",
+    figures: bool = False,
+    **extra: str,
 ) -> Result:
     """Run `train.py` with `config` in `directory` and check its exit status.
 
-    In this process, unless several processes or environment variables are asked for.
+    In this process, unless several processes or environment variables are asked for. A fine-tune then draws its
+    `figures` only where they are asked for: they are two thirds of its time.
     """
     if processes == 1 and not extra:
-        return run_here(directory, *arguments, expect=expect, config=config)
+        return run_here(directory, *arguments, expect=expect, config=config, figures=figures)
     result = run_forks(train_arguments(*arguments, config=config), directory, environment(**extra), processes)
     assert result.returncode == expect, result.stdout + result.stderr
     return Result(result.stdout, result.stderr)
@@ -159,14 +167,17 @@ def torchrun(directory: Path, *arguments: str, processes: int = 2, expect: int =
     return Result(result.stdout, result.stderr)
 
 
-def run_here(directory: Path, *arguments: str, expect: int = 0, config: str = "tiny.py") -> Result:
-    import train
-
+def run_here(
+    directory: Path, *arguments: str, expect: int = 0, config: str = "tiny.py", figures: bool = False
+) -> Result:
     before, stdout, stderr = Path.cwd(), io.StringIO(), io.StringIO()
     os.chdir(directory)
     try:
-        with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as ended:
-            run_command(train.main, [config, *arguments])
+        with redirect_stdout(stdout), redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
+            if not figures:
+                patch.setattr("evaluation.fine_tuning.draw_figures", lambda rows: {})
+            with pytest.raises(SystemExit) as ended:
+                run_command(train.main, [config, *arguments])
     finally:
         os.chdir(before)
     assert ended.value.code == expect, stdout.getvalue() + stderr.getvalue()
