@@ -47,7 +47,7 @@ def fork(
 
     What it writes goes to `stdout` and `stderr` in the directory `output`, or nowhere.
     """
-    process = server().Process(target=_become, args=(list(arguments), str(cwd), variables, output))
+    process = server().Process(target=_become, args=(list(arguments), str(cwd.absolute()), variables, output))
     process.start()
     return process
 
@@ -74,17 +74,17 @@ def run_forks(
 
 
 def _wait(processes: list[ForkServerProcess], timeout: float) -> None:
-    deadline = time.monotonic() + timeout
+    """Until all have ended, or one has failed and those left have had their time to end."""
+    deadline, failed = time.monotonic() + timeout, False
     left = {process.sentinel: process for process in processes}
-    while left:
-        ended = wait(left, deadline - time.monotonic())
-        assert ended, f"still running after {timeout} seconds"
-        if sum(abs(left.pop(sentinel).exitcode or 0) for sentinel in ended):
+    while left and (ended := wait(left, deadline - time.monotonic())):
+        statuses = [left.pop(sentinel).exitcode for sentinel in ended]
+        failed |= any(statuses)
+        if failed:
             for process in left.values():
                 process.terminate()
             deadline = min(deadline, time.monotonic() + GRACE)
-            if not wait(left, GRACE):
-                return
+    assert failed or not left, f"still running after {timeout} seconds"
 
 
 def _place(rank: int, processes: int, port: int) -> dict[str, str]:
