@@ -26,7 +26,7 @@ import torch
 from torch.distributed import TCPStore
 
 PROJECT = Path(__file__).resolve().parent.parent
-IMPORTED = ["train", "sample", "torch._dynamo", "evaluation.__main__", "evaluation.fine_tuning", "evaluation.stages"]
+IMPORTED = ["train", "sample", "torch._dynamo", "evaluation.report", "evaluation.fine_tuning", "evaluation.stages"]
 GRACE = 30  # seconds that the processes left have to end after one has failed, as with torchrun
 
 
