@@ -108,7 +108,9 @@ def _become(arguments: list[str], cwd: str, variables: dict[str, str], output: P
         file = os.open(output / name if output else os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
-    torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))  # which PyTorch reads when it is imported
+    # What Python and PyTorch read when they begin.
+    sys.path[:0] = filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))
+    torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))
     sys.argv = list(arguments)
     try:
         if arguments[0] == "-c":
