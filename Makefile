@@ -63,7 +63,7 @@ story-methods: story-alpaca
 	python -m evaluation.compare_methods configs/alpaca_sft_small.py --questions data/alpaca_tasks/held_out.jsonl
 
 test: $(VENV)/.dev
-	python -m pytest --numprocesses 2
+	python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: $(VENV)/.dev
 	python -m pytest -m slow
