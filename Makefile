@@ -37,18 +37,18 @@ small-bases: $(VENV)/.base
 # The stories of docs/fine_tuning.md on the small bases: each makes what it needs, trains, and asks what was held out.
 story-pokemon: small-bases
 	$(PIP) --no-build-isolation --editable '.[facts]'
-	python -m data_pipeline configs/data/pokemon_qa.py --limit 150 --held-out-fraction 0.1 --out data/pokemon_qa_small
+	python -m data_pipeline configs/data/pokemon_qa.py --limit 25 --held-out-fraction 0.25 --out data/pokemon_qa_small
 	python train.py configs/pokemon_gpt2_xl_lora_small.py
 	python -m evaluation.questions pokemon_gpt2_xl_lora_small data/pokemon_qa_small/held_out.jsonl
-	python sample.py --run pokemon_gpt2_xl_lora_small --temperature 0 --ask "¿De qué tipo es Charizard?"
+	python sample.py --run pokemon_gpt2_xl_lora_small --temperature 0 --ask "¿De qué tipo es Ninetales?"
 
 story-chat: small-bases
 	$(PIP) --no-build-isolation --editable '.[facts,quantization]'
-	python -m data_pipeline configs/data/pokemon_chat.py --limit 100 --held-out-fraction 0.1 --out data/pokemon_chat_small
+	python -m data_pipeline configs/data/pokemon_chat.py --limit 25 --held-out-fraction 0.25 --out data/pokemon_chat_small
 	python train.py configs/llama32_3b_qlora_small.py
 	python -m evaluation.questions llama32_3b_qlora_small data/pokemon_chat_small/held_out.jsonl
 	python -m evaluation.merging llama32_3b_qlora_small
-	python sample.py --run llama32_3b_qlora_small --temperature 0 --ask "¿De qué tipo es Charizard?"
+	python sample.py --run llama32_3b_qlora_small --temperature 0 --ask "¿De qué tipo es Ninetales?"
 
 story-stages: small-bases
 	python train.py configs/lyrics_stages_small.py
@@ -63,7 +63,7 @@ story-methods: story-alpaca
 	python -m evaluation.compare_methods configs/alpaca_sft_small.py --questions data/alpaca_tasks/held_out.jsonl
 
 test: $(VENV)/.dev
-	python -m pytest --numprocesses 2
+	python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: $(VENV)/.dev
 	python -m pytest -m slow
@@ -76,6 +76,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	python -m benchmarks.training
 	python -m benchmarks.functions
+	python -m benchmarks.fine_tuning
 	python -m benchmarks.inference
 	python -m benchmarks.data
 

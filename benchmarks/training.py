@@ -5,11 +5,7 @@ Each variant runs in a process of its own and takes its steps in turn with the o
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -18,11 +14,10 @@ from typing import Annotated, Literal
 import tyro
 
 from benchmarks.peer import load_nanogpt, precision_without_scaler
+from benchmarks.process import Worker
 from benchmarks.table import Measurement, alternate, report
 from benchmarks.worker import Variant
 from common.cli import override, parse_command, run_command
-from common.errors import UserError
-from common.threads import unbound
 from model.device import choose_device
 from training.config import RunConfig
 from training.config_checks import check
@@ -45,47 +40,6 @@ class BenchmarkCommand:
     """Rounds after one that warms up."""
     json: str | None = None
     """Also write the figures to this file."""
-
-
-class Worker:
-    """A running `benchmarks.worker`."""
-
-    def __init__(self, variant: Variant) -> None:
-        command = [sys.executable, "-m", "benchmarks.worker", variant.to_json()]
-        if variant.processes > 1:
-            command[1:2] = [
-                "-m",
-                "torch.distributed.run",
-                "--standalone",
-                "--nproc-per-node",
-                str(variant.processes),
-                "-m",
-            ]
-        environment = dict(os.environ)
-        if variant.processes > 1:  # share the cores, as one process has them
-            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // variant.processes))
-        with unbound():
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-            )
-
-    def __call__(self) -> Measurement:
-        """Take one step. Raises UserError when the worker has died."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
-            self.process.stdin.write("step\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # its output ends, which is said below
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                return dict(json.loads(line))
-        raise UserError(f"a benchmark process ended with status {self.process.wait()}; its error is above")
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def variants_of(command: BenchmarkCommand) -> dict[str, Variant]:
@@ -127,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
     with ExitStack() as stack:
         workers: dict[str, Callable[[], Measurement]] = {}
         for name, variant in variants_of(command).items():
-            worker = Worker(variant)
+            worker = Worker("benchmarks.worker", variant.to_json(), variant.processes)
             stack.callback(worker.close)
             workers[name] = worker
         results = alternate(workers, command.rounds)

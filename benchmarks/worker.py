@@ -24,6 +24,7 @@ import torch.distributed as dist  # noqa: E402
 from pydantic import TypeAdapter  # noqa: E402
 
 from benchmarks.peer import Peer, precision_without_scaler, random_windows  # noqa: E402
+from benchmarks.process import peak_held  # noqa: E402
 from data_pipeline.shards import Shard, TokenStream  # noqa: E402
 from model import Decoder  # noqa: E402
 from model.device import choose_device  # noqa: E402
@@ -178,15 +179,6 @@ def held(device: torch.device) -> float:
         return 0.0
     ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * float(os.sysconf("SC_PAGE_SIZE"))
-
-
-def peak_held(device: torch.device) -> float:
-    """The most that this process ever had in memory, in bytes: on a GPU in tensors."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
 
 
 def serve(variant: Variant) -> None:

@@ -15,7 +15,7 @@ from common.errors import UserError
 PREFIX = "hf://"
 _ADDRESS = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@\s]+))?")
 
-# What is read here of a model, and nothing else: never a pickle, and no second copy of the weights in another format.
+# What is read here of a model, and nothing else: no second copy of the weights in another format.
 _TOKENIZER = (
     "config.json",
     "generation_config.json",
@@ -32,6 +32,8 @@ _TOKENIZER = (
 )
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MODEL = (*_TOKENIZER, _WHOLE, _INDEX, "model-*.safetensors")
+# Older models have nothing else. They are read as tensors alone: code in a pickle never runs (`model/tensor_files.py`).
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
 
 
 def is_address(place: str | Path) -> bool:
@@ -60,18 +62,27 @@ def local_tokenizer(place: str | Path) -> Path:
 
 
 def local_model(place: str | Path) -> Path:
-    """As `local_tokenizer`, with the weights. Raises UserError also where they are not there as safetensors."""
+    """As `local_tokenizer`, with the weights: safetensors, or where there are none, pickled tensors.
+
+    Raises UserError also where there are neither.
+    """
     if not is_address(place):
         return Path(place)
     directory = _snapshot(str(place), _MODEL)
-    if not (directory / _WHOLE).is_file() and not (directory / _INDEX).is_file():
+    if _has_one(directory, _WHOLE, _INDEX):
+        return directory
+    directory = _snapshot(str(place), (*_TOKENIZER, *_PICKLED))
+    if not _has_one(directory, *_PICKLED[:2]):
         raise UserError(
-            f"{place} has no {_WHOLE} (looked in {directory}). Pickled weights are not taken from the hub: somebody "
-            "may have converted them in a pull request, which is the revision refs/pr/NUMBER; or convert them yourself "
-            "with save_pretrained of transformers and name that directory. Where the download is only unfinished, run "
-            "this again with a network"
+            f"{place} has neither {_WHOLE} nor {_PICKLED[0]} (looked in {directory}): they are in another format, or "
+            "the download is unfinished; run this again with a network, or convert them with save_pretrained of "
+            "transformers and name that directory"
         )
     return directory
+
+
+def _has_one(directory: Path, *names: str) -> bool:
+    return any((directory / name).is_file() for name in names)
 
 
 @cache  # a branch may move, but one process sees one state of it

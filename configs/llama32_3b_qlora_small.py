@@ -32,12 +32,12 @@ config = RunConfig(
     ),
     batch=BatchConfig(examples_per_step=16, micro_batch_size=16),
     optimizer=OptimizerConfig(
-        matrices="adamw", adamw="paged-8bit", lr=5e-3, weight_decay=0.01, beta2=0.999, grad_clip=0.5
+        matrices="adamw", adamw="paged-8bit", lr=4e-3, weight_decay=0.01, beta2=0.999, grad_clip=0.5
     ),
-    schedule=ScheduleConfig(kind="cosine", warmup=0.05, final=0.0),
-    budget=BudgetConfig(steps=800),
+    schedule=ScheduleConfig(kind="cosine", warmup=0.03, final=0.0),
+    budget=BudgetConfig(steps=1500),
     validation=ValidationConfig(
-        every=100, at_start=True, prompts=("¿De qué tipo es Charizard?", "¿Quién es Charizard?"), temperature=0.0
+        every=200, at_start=True, prompts=("¿De qué tipo es Ninetales?", "¿Quién es Ninetales?"), temperature=0.0
     ),
     checkpoint=CheckpointConfig(every=200, keep=3),
     tracking=TrackingConfig(log_every=10, wandb="off"),

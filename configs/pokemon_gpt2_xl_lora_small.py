@@ -1,7 +1,7 @@
 """Questions and answers about Pokémon, in Spanish: as pokemon_gpt2_xl_lora.py, on a base for a laptop.
 
 `make story-pokemon` makes the base and the data first. A base this small knows nothing of the subject, so it learns for
-longer, at a higher rate, about 150 creatures (docs/fine_tuning.md).
+longer, at a higher rate, about 25 creatures (docs/fine_tuning/pokemon.md).
 """
 
 from model.adapters.config import AdapterConfig
@@ -26,14 +26,14 @@ config = RunConfig(
         validation_files=("data/pokemon_qa_small/held_out.txt",),
         max_length=256,
     ),
-    batch=BatchConfig(examples_per_step=32, micro_batch_size=32),
-    optimizer=OptimizerConfig(matrices="adamw", lr=5e-3, weight_decay=0.01, beta2=0.999),
+    batch=BatchConfig(examples_per_step=16, micro_batch_size=16),
+    optimizer=OptimizerConfig(matrices="adamw", lr=1e-2, weight_decay=0.01, beta2=0.999),
     schedule=ScheduleConfig(kind="cosine", warmup=0.03, final=0.0),
-    budget=BudgetConfig(epochs=12),
+    budget=BudgetConfig(epochs=40),
     validation=ValidationConfig(
-        every=100,
+        every=200,
         at_start=True,
-        prompts=("¿De qué tipo es Charizard?", "¿Qué es Charizard?", "¿Cuánto pesa Charizard?"),
+        prompts=("¿De qué tipo es Ninetales?", "¿Qué es Ninetales?", "¿Cuánto pesa Ninetales?"),
         sample_tokens=60,
         temperature=0.0,
     ),

@@ -139,7 +139,8 @@ def curve_warnings(rows: Rows) -> list[str]:
                 f"the {name} loss is not a finite number at step {broken[0]:,} (such steps in all: {len(broken):,}); "
                 "lower the learning rate, or train in bf16 or fp32 instead of fp16"
             )
-    return found + _trend_warnings(rows) + _validation_warnings(rows)
+    trend = _trend_warnings(rows)
+    return found + trend + _validation_warnings(rows, overfitting_possible=not trend)
 
 
 def _trend_warnings(rows: Rows) -> list[str]:
@@ -150,19 +151,21 @@ def _trend_warnings(rows: Rows) -> list[str]:
     edge = _edge(losses)
     first, last = float(np.mean(losses[:edge])), float(np.mean(losses[-edge:]))
     means = np.convolve(losses, np.full(edge, 1 / edge), mode="valid")
-    low = int(np.argmin(means))
-    lowest, at = float(means[low]), steps[low + edge // 2]
     noise = 4 * _noise(losses, edge) * math.sqrt(2 / edge)  # of the difference of two such means
     if last - first > max(MARGIN * first, noise):
         return [
             f"the training loss rose, from {first:.4f} to {last:.4f} (means of the first and last {edge} logged "
             "steps); the learning rate is probably too high"
         ]
-    fell, gave_back = first - lowest, last - lowest
-    if fell > noise and gave_back > max(GIVEN_BACK * fell, MARGIN * first, noise):
+    climbs = means - np.minimum.accumulate(means)
+    top = int(np.argmax(climbs))
+    low = int(np.argmin(means[: top + 1]))
+    fell = first - float(means[low])
+    if fell > noise and climbs[top] > max(GIVEN_BACK * fell, MARGIN * first, noise):
+        since, until = steps[low + edge // 2], steps[top + edge // 2]
         return [
-            f"the training loss rose again after about step {at:,}, from {lowest:.4f} to {last:.4f} (means of {edge} "
-            "logged steps); lower the learning rate, or end the run earlier"
+            f"the training loss rose again after about step {since:,}, from {means[low]:.4f} to {means[top]:.4f} at "
+            f"about step {until:,} (means of {edge} logged steps); lower the learning rate, or end the run earlier"
         ]
     if last > (1 - MARGIN) * first:
         return [
@@ -172,8 +175,8 @@ def _trend_warnings(rows: Rows) -> list[str]:
     return []
 
 
-def _validation_warnings(rows: Rows) -> list[str]:
-    """Whether the validation loss ended above its best, and if that is overfitting."""
+def _validation_warnings(rows: Rows, overfitting_possible: bool) -> list[str]:
+    """Whether the validation loss ended above its best, and if that is overfitting: not where training went wrong."""
     validated, validation = series(rows, "val/loss")
     steps, losses = series(rows, "train/loss")
     best = int(np.argmin(validation)) if validation else 0
@@ -182,7 +185,7 @@ def _validation_warnings(rows: Rows) -> list[str]:
     step, rose = validated[best], f"from {validation[best]:.4f} to {validation[-1]:.4f}"
     smooth = running_mean(losses, _edge(losses))
     until = max(0, int(np.searchsorted(steps, step, side="right")) - 1)
-    if losses and smooth[-1] < smooth[until]:
+    if overfitting_possible and losses and smooth[-1] < smooth[until]:
         return [
             f"overfitting from step {step:,}: since then the validation loss rose, {rose}, while the training loss "
             "fell; use the checkpoint with the best validation loss, or train for fewer epochs"

@@ -158,7 +158,10 @@ class Engine:
         self._drop_cancelled()
         busy = bool(self.running or self.waiting or self._outbox)
         if self.running or self.waiting:
-            self._work()
+            try:
+                self._work()
+            finally:
+                self._switch(None)
         while self._outbox:
             on_update, update = self._outbox.popleft()
             on_update(update)
@@ -177,7 +180,6 @@ class Engine:
                 proposals += [NOTHING] * len(newcomers)
             logits += [last for _, last in newcomers]
             written = self._choose(everyone, proposals, torch.cat(logits) if len(logits) > 1 else logits[0])
-        self._switch(None)
         rest, speed = time.perf_counter() - read, self.speed
         speed.prefill_seconds += read - middle + (0 if rows else rest)
         speed.decode_seconds += middle - began + (rest if rows else 0)

@@ -39,7 +39,9 @@ class PromptLookup:
                 text = self._texts[row] = _Text()
             place = text.last_place(row.ids, self.match)
             room = text.pace.room(row, self.tokens) if place else 0
-            found.append(Proposal(row.ids[place : place + room]) if room else NOTHING)
+            # Past the end of the text it goes on as it began: what repeats itself is mostly repeated once more.
+            period = len(row.ids) - place
+            found.append(Proposal([row.ids[place + number % period] for number in range(room)]) if room else NOTHING)
         return found
 
     def learn(self, row: Row, proposed: int, accepted: int) -> None:

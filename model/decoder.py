@@ -13,7 +13,7 @@ from model.cache import KVCache
 from model.config import ModelConfig
 from model.frozen import linear
 from model.functions import linear_cross_entropy, token_losses
-from model.layers import Block, Norm
+from model.layers import Block, Norm, chosen
 from model.positions import EVERY, Positions, locate, locate_after, rotary_table
 from model.slots import Embedding, QuantizedWeight
 from model.virtual import Prefix, PrefixPast, Prompt, VirtualTokens
@@ -93,15 +93,14 @@ class Decoder(nn.Module):
         """Without targets: fp32 logits (batch, time, vocab); with `last_only` (batch, 1, vocab), of the last real ids.
 
         With targets: the sum of the losses of all positions in nats, an fp32 scalar; the logits are never whole, and
-        where `learned` says it, are worked out for its positions alone.
+        where `learned` says it, are worked out for its positions alone; so is what follows attention in the last block.
         Raises ValueError when the sequence, the cached part included, is longer than the context.
         """
-        hidden = self.hidden(ids, cache, counts, documents)
         if targets is None:
+            hidden = self.hidden(ids, cache, counts, documents)
             return self.logits(_last(hidden, counts) if last_only else hidden)
-        hidden, targets = hidden.flatten(0, 1), targets.flatten()
-        if learned is not None:
-            hidden, targets = hidden[learned], targets[learned]
+        targets = targets.flatten() if learned is None else targets.flatten()[learned]
+        hidden = self.hidden(ids, cache, counts, documents, learned).flatten(0, -2)
         return linear_cross_entropy(hidden, self.output_weight, targets, self.config.logit_softcap)
 
     @torch.no_grad()
@@ -131,7 +130,8 @@ class Decoder(nn.Module):
         cache: KVCache | None = None,
         counts: Sequence[int] | None = None,
         documents: Tensor | None = None,
-    ) -> Tensor:  # (batch, time, width)
+        wanted: Tensor | None = None,  # (positions,) int64, in batch * time
+    ) -> Tensor:  # (batch, time, width), or (positions, width) of the `wanted` ones
         """The normalised output of the last block."""
         dropout = self.training and self.config.dropout > 0
         rows, before = self.embedding(ids), self.before_text
@@ -140,7 +140,7 @@ class Decoder(nn.Module):
                 self.begin(cache)
             cache.place(ids.shape[1], counts)
             self._check_room(cache.filled)
-            x = self._through(rows, ids, locate_after(self.config, ids, cache, dropout), cache)
+            x = self._through(rows, ids, locate_after(self.config, ids, cache, dropout), cache, wanted)
             cache.advance()
             return x
         virtual = 0 if before is None else before.count
@@ -150,8 +150,10 @@ class Decoder(nn.Module):
             rows = before.before(rows)
         past = PrefixPast(before) if isinstance(before, Prefix) else None
         positions = locate(self.config, ids, dropout, documents, virtual, embedded)
-        x = self._through(rows, ids, positions, past)
-        return x[:, virtual:] if embedded else x
+        if embedded and wanted is not None:
+            wanted = wanted + virtual * (wanted // ids.shape[1] + 1)
+        x = self._through(rows, ids, positions, past, wanted)
+        return x[:, virtual:] if embedded and wanted is None else x
 
     @torch.no_grad()
     def begin(self, cache: KVCache) -> None:
@@ -179,7 +181,8 @@ class Decoder(nn.Module):
         ids: Tensor,  # (batch, time)
         positions: Positions,
         cache: KVCache | PrefixPast | None,
-    ) -> Tensor:  # (batch, queries, width)
+        wanted: Tensor | None = None,  # (positions,) int64, in batch * queries
+    ) -> Tensor:  # (batch, queries, width), or (positions, width) of the `wanted` ones
         """All that follows the embedding of tokens."""
         x, rotary = rows, None
         # Padding may stand past the end of the context.
@@ -194,6 +197,9 @@ class Decoder(nn.Module):
             x = self.embedding_norm(x)
         x = first = self.dropout(x)
         checkpointing = self.activation_checkpointing if self.training else "none"
+        last = self.blocks[-1]
+        # A compiled block would be compiled anew for every number of positions.
+        inside = wanted if last._compiled_call_impl is None else None
         for layer, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             if self.residual_scale is not None and self.embedding_scale is not None:
@@ -202,8 +208,8 @@ class Decoder(nn.Module):
             if str(layer) in self.value_embeddings:
                 own = self.value_embeddings[str(layer)](ids)
                 own = F.pad(own, (0, 0, rows.shape[1] - ids.shape[1], 0))  # trained positions have none
-            x = block(x, positions, rotary, own, cache, checkpointing)
-        return self.final_norm(x)
+            x = block(x, positions, rotary, own, cache, checkpointing, inside if block is last else None)
+        return self.final_norm(x if inside is not None else chosen(x, wanted))
 
     def logits(self, hidden: Tensor) -> Tensor:  # (batch, time, width) -> (batch, time, vocab) fp32
         logits = linear(hidden, self.output_weight).float()

@@ -53,7 +53,8 @@ class Attention(nn.Module):
         rotary: tuple[Tensor, Tensor] | None,  # cosines and sines at these positions
         own_values: Tensor | None,  # (batch, time, kv_heads, head_dim), added to the values
         cache: KVCache | PrefixPast | None,
-    ) -> Tensor:  # (batch, time, width)
+        wanted: Tensor | None = None,
+    ) -> Tensor:  # (batch, time, width), or (positions, width) of the `wanted` ones
         batch, time, _ = x.shape
         x = x.to(compute_dtype(x))  # once, instead of for each of the three products
         query, key, value = self.project(x)
@@ -71,7 +72,7 @@ class Attention(nn.Module):
         if cache is not None:
             key, value = cache.append(self.layer, key, value)
         mixed = self.attend(query.type_as(value), key.type_as(value), value, positions)
-        return self.output(mixed.transpose(1, 2).reshape(batch, time, -1))
+        return self.output(chosen(mixed.transpose(1, 2).reshape(batch, time, -1), wanted))
 
     def project(self, x: Tensor) -> list[Tensor]:
         """Query, key and value, each (batch, time, its heads * head_dim)."""
@@ -136,9 +137,10 @@ class Block(nn.Module):
         own_values: Tensor | None,  # (batch, time, kv_heads * head_dim), the tokens' value embeddings
         cache: KVCache | PrefixPast | None,
         checkpointing: Checkpointing = "none",
-    ) -> Tensor:  # (batch, time, width)
+        wanted: Tensor | None = None,  # (positions,) int64: the only ones, in batch * time, of which the result is used
+    ) -> Tensor:  # (batch, time, width), or (positions, width) of the `wanted` ones
         # In here, so that a compiled block has it inside: outside, "selective" could not see what to keep.
-        return checkpointed(self.pass_through, checkpointing, x, positions, rotary, own_values, cache)
+        return checkpointed(self.pass_through, checkpointing, x, positions, rotary, own_values, cache, wanted)
 
     def pass_through(
         self,
@@ -147,8 +149,15 @@ class Block(nn.Module):
         rotary: tuple[Tensor, Tensor] | None,
         own_values: Tensor | None,
         cache: KVCache | PrefixPast | None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         if own_values is not None and self.value_gate is not None:
             own_values = self.value_gate[:, None] * own_values.unflatten(-1, (len(self.value_gate), -1))
-        x = x + self.dropout(self.attention(self.attention_norm(x), positions, rotary, own_values, cache))
+        attended = self.attention(self.attention_norm(x), positions, rotary, own_values, cache, wanted)
+        x = chosen(x, wanted) + self.dropout(attended)
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+def chosen(x: Tensor, wanted: Tensor | None) -> Tensor:
+    """`x` (batch, time, width), or its rows (positions, width) at the `wanted` positions in batch * time."""
+    return x if wanted is None else x.flatten(0, 1).index_select(0, wanted)

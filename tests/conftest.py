@@ -20,7 +20,7 @@ from data_pipeline.pipeline import curate
 # what runs in a subprocess bit for bit.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-
+os.environ["OMP_WAIT_POLICY"] = "passive"  # the few that have two threads must not spin on a core that others need
 
 # transformers copies the code of a model that it loads; not into the cache of whoever runs the tests.
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="modules_")

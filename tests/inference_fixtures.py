@@ -18,6 +18,7 @@ import numpy as np
 import safetensors.torch
 import sentencepiece
 import torch
+from forks import run_forks
 
 from common.cli import to_dict
 from common.files import sha256_of, write_json
@@ -219,7 +220,6 @@ def command(*arguments: str, cwd: Path, text: str | None = None) -> subprocess.C
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-# Importing torch takes seconds, so one process runs many command lines.
 DRIVER = """
 import contextlib, importlib, io, json, sys
 from common.cli import run_command
@@ -246,6 +246,6 @@ print(json.dumps(results))
 def run_all(module: str, lines: list[list[str]], cwd: Path, text: str = "") -> list[tuple[Any, str, str]]:
     """(exit status, standard output, standard error) of `module.main` for each list of arguments, with `text` on its
     standard input."""
-    done = command("-c", DRIVER, module, json.dumps(lines), text, cwd=cwd)
+    done = run_forks(("-c", DRIVER, module, json.dumps(lines), text), cwd, dict(os.environ))
     assert done.returncode == 0, done.stderr
     return [tuple(result) for result in json.loads(done.stdout)]

@@ -16,9 +16,10 @@ from tiny import make_dataset, run_train
 import train as train_program
 from benchmarks import ablation, data, time_to_loss
 from benchmarks.peer import Peer, load_nanogpt
+from benchmarks.process import Worker
 from benchmarks.runs import Results, spread, train
 from benchmarks.table import report
-from benchmarks.training import BenchmarkCommand, Worker, variants_of
+from benchmarks.training import BenchmarkCommand, variants_of
 from benchmarks.worker import Variant
 from common.cli import parse_command
 from common.errors import UserError
@@ -79,7 +80,8 @@ def nanogpt(tmp_path: Path) -> str:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_worker_takes_a_step_when_asked(processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
-    worker = Worker(Variant(replace(TINY, activation_checkpointing="full"), processes=processes))
+    variant = Variant(replace(TINY, activation_checkpointing="full"), processes=processes)
+    worker = Worker("benchmarks.worker", variant.to_json(), processes)
     first, second = worker(), worker()
     worker.close()
     assert worker.process.returncode == 0
@@ -90,7 +92,7 @@ def test_a_worker_takes_a_step_when_asked(processes: int, monkeypatch: pytest.Mo
 
 def test_a_worker_that_died_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
-    worker = Worker(Variant(TINY, peer="nowhere"))
+    worker = Worker("benchmarks.worker", Variant(TINY, peer="nowhere").to_json())
     with pytest.raises(UserError, match="ended with status"):
         worker()
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_training_resume import assert_same_checkpoint
-from tiny import PROJECT, environment, losses, read_metrics, run_train
+from tiny import PROJECT, environment, losses, read_metrics, run_train, torchrun
 
 from common.runs import Run
 from model import Decoder, KVCache, ModelConfig
@@ -153,7 +153,7 @@ def test_two_gpus_equal_one(project: Path, strategy: str) -> None:
     run_train(project, *arguments)
     one, two = project / "one", project / "runs" / "tiny"
     shutil.move(two, one)
-    run_train(project, *arguments, "--distribution.strategy", strategy, processes=2)
+    torchrun(project, *arguments, "--distribution.strategy", strategy)
     for left, right in zip(read_metrics(one), read_metrics(two), strict=True):
         for key in ("train/loss", "grad_norm", "val/loss"):
             assert left.get(key) == pytest.approx(right.get(key), abs=1e-3), (left["step"], key)

@@ -8,12 +8,12 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import tyro
+from forks import run_forks
 from tiny import PROJECT, environment, read_metrics, run_train
 
 import data_pipeline.__main__
@@ -28,14 +28,7 @@ from training.config import RunConfig
 
 
 def run_module(project: Path, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=project,
-        env=environment(PYTHONPATH=str(PROJECT)),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    result = run_forks(arguments, project, environment())
     assert result.returncode == expect, result.stdout + result.stderr
     return result
 

@@ -35,6 +35,7 @@ from evaluation.stages import main, stages_of, write_stages
 from inference import load_run
 from model import Decoder
 from training.config import RunConfig
+from training.leaving import how_to_sample
 from training.run import run_training
 from training.series import runs_of
 from training.starting import model_of_start
@@ -123,6 +124,13 @@ def test_every_model_is_scored_on_every_part(project: Path) -> None:
     found = second["forgetting"][0]
     assert (found["best_before"], found["best_model"], found["last"]) == (one[0], "stage 1", two[0])
     assert found["change"] == pytest.approx(math.exp(two[0] - found["best_before"]) - 1)
+
+
+def test_a_run_that_learned_texts_is_given_the_beginning_of_one(project: Path) -> None:
+    """Asking is for those that learned answers."""
+    assert how_to_sample(Run(Path("runs/poems_stage_1"))) == (
+        "python sample.py --run runs/poems_stage_1 --prompt 'The beginning'"
+    )
 
 
 def test_the_loss_is_that_of_each_target_alone(project: Path) -> None:

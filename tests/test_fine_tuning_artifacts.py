@@ -228,6 +228,7 @@ def test_a_zigzag_of_grouped_lengths_is_no_rise() -> None:
     [
         (list(reversed(curve())), "the training loss rose, from 1."),
         (curve() + [1.45 + step / 100 for step in range(100)], "rose again after about step 2"),
+        (curve() + [4.0] * 100 + curve(), "rose again after about step 2"),  # and came back
         (curve(end=3.29, noise=0.05), "has stalled"),
         ([*curve(20), math.nan, *curve(20)], "training loss is not a finite number at step 21 (such steps in all: 1)"),
         ([*curve(20), math.inf, math.nan], "at step 21 (such steps in all: 2)"),

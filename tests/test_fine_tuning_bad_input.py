@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
+from forks import run_forks
 from safetensors.torch import load_file, save_file
 from tiny import PROJECT, Result, environment, has_logged, kill_when, losses, run_train
 from tuning import make_gpt2_base
@@ -213,7 +212,7 @@ def test_a_full_disk_keeps_what_was_there(project: Path) -> None:
     """The file-size limit makes every write beyond it fail, as a full disk does."""
     before = {path: path.read_bytes() for path in Path("runs/tuned").rglob("*.*") if path.is_file()}
     script = LIMITED.format(project=str(PROJECT))
-    result = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True)
+    result = run_forks(("-c", script), project, environment())
     assert result.returncode == 0, result.stderr
     of_adapter, of_artifacts = result.stdout.splitlines()
     assert of_adapter.startswith("runs/tuned/adapter") and "could not be written: " in of_adapter

@@ -130,16 +130,27 @@ def test_what_is_not_in_the_cache(cache: Path, theirs: Path) -> None:
         local_model(f"{ADDRESS}@v2")
     (snapshot / "model.safetensors").unlink()
     assert local_tokenizer(ADDRESS) == snapshot
-    with pytest.raises(UserError, match=r"has no model\.safetensors"):
+    with pytest.raises(UserError, match=r"has neither model\.safetensors nor pytorch_model\.bin"):
         local_model(ADDRESS)
 
 
-def test_pickled_weights_in_the_cache_are_not_taken(cache: Path, theirs: Path) -> None:
+class Opener:
+    """What a pickle can hold besides tensors: here something that makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_of_more_than_tensors_is_not_run(cache: Path, theirs: Path, tmp_path: Path) -> None:
     snapshot = lay_out(cache, theirs)
     (snapshot / "model.safetensors").unlink()
-    torch.save({}, snapshot / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"has no model.safetensors \(.*Pickled weights are not taken"):
+    torch.save({"wte.weight": Opener(tmp_path / "run")}, snapshot / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model.bin is refused: .*could run code"):
         open_source(ADDRESS)
+    assert not (tmp_path / "run").exists()
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -257,12 +268,20 @@ def test_what_the_hub_refuses(hub: ThreadingHTTPServer, address: str, message: s
         local_model(address)
 
 
-def test_a_repository_without_safetensors(hub: ThreadingHTTPServer, theirs: Path) -> None:
-    weights = Hub.files.pop("model.safetensors")
-    Hub.files["adapter_model.safetensors"] = weights
-    with pytest.raises(UserError, match=r"has no model.safetensors .*the revision refs/pr/NUMBER"):
+def test_a_repository_without_weights(hub: ThreadingHTTPServer) -> None:
+    Hub.files["adapter_model.safetensors"] = Hub.files.pop("model.safetensors")
+    del Hub.files["pytorch_model.bin"]
+    with pytest.raises(UserError, match=r"has neither model.safetensors nor pytorch_model.bin"):
         local_model(ADDRESS)
-    assert not [path for path in Hub.asked if path.endswith((".bin", "adapter_model.safetensors"))]
+    assert not [path for path in Hub.asked if path.endswith("adapter_model.safetensors")]
+
+
+def test_an_older_model_is_pickled(hub: ThreadingHTTPServer, theirs: Path, tmp_path: Path) -> None:
+    del Hub.files["model.safetensors"]
+    torch.save(load_file(theirs / "model.safetensors"), tmp_path / "pickled")
+    Hub.files["pytorch_model.bin"] = (tmp_path / "pickled").read_bytes()
+    found, expected = dict(open_source(ADDRESS).tensors()), dict(open_source(theirs).tensors())
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
 
 
 def test_weights_in_several_files(hub: ThreadingHTTPServer, theirs: Path, tmp_path: Path) -> None:

@@ -11,16 +11,17 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from inference_fixtures import make_run, make_tokenizer, tiny_model
+from inference_fixtures import VOCAB, make_run, make_tokenizer, tiny_model
 from scipy.stats import chisquare
 from test_engine import Client, Loaded, adapted_model, alone, mixed_requests
 
 from common.errors import UserError
 from common.runs import Run
 from data_pipeline.tokenizer import Tokenizer
-from inference import Engine, GenerationRequest, LoadedRun, SamplingOptions, load_run
+from inference import Engine, GenerationRequest, LoadedRun, SamplingOptions, Ticket, load_run
 from inference.choosing import BatchOptions, kept
 from inference.proposers import DraftModel, PromptLookup
+from inference.row import Row
 from inference.speculation import Proposer, _drawn
 from model import Decoder
 from model.adapters.attach import activate
@@ -97,6 +98,20 @@ def test_a_perfect_draft_writes_several_tokens_a_step(tokenizer: Tokenizer, draf
     request = GenerationRequest((9, 8), replace(GREEDY, max_new_tokens=25), ignore_eos=True)
     client = alone(Loaded(draft.model, tokenizer), request, proposer=DraftModel(draft, tokenizer, tokens=4))
     assert [len(update.token_ids) for update in client.updates] == [1, 5, 5, 5, 5, 4]
+
+
+def test_what_repeats_itself_is_proposed_to_go_on(tokenizer: Tokenizer) -> None:
+    for ids, expected in (
+        ([1, 7, 8, 9, 5, 6, 7, 8, 9], [5, 6, 7, 8]),
+        ([1, 2, 3, 2, 3, 2, 3], [2, 3, 2, 3]),
+        ([4, 4, 4, 4], [4, 4, 4, 4]),
+        ([1, 2, 3, 4], []),
+        ([2, 3], []),
+        ([1] * 31, [1]),  # there is room for one and the token that follows it
+    ):
+        row = Row(Ticket(0), GenerationRequest(tuple(ids), GREEDY), lambda update: None, tokenizer, VOCAB, room=33)
+        (proposal,) = PromptLookup(tokens=4, match=2).propose([row])
+        assert proposal.tokens == expected
 
 
 def test_proposing_stops_where_little_is_accepted(tokenizer: Tokenizer, draft: LoadedRun) -> None:

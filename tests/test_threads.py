@@ -11,7 +11,7 @@ import pytest
 from test_benchmarks import TINY
 from tiny import PROJECT, environment
 
-from benchmarks.training import Worker
+from benchmarks.process import Worker
 from benchmarks.worker import Variant
 
 # A bound process says where it may run, and where processes that it starts may.
@@ -74,7 +74,7 @@ def test_a_benchmark_worker_has_all_cores(monkeypatch: pytest.MonkeyPatch) -> No
     given = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(given)})
     try:
-        worker = Worker(Variant(TINY))
+        worker = Worker("benchmarks.worker", Variant(TINY).to_json())
     finally:
         os.sched_setaffinity(0, given)
     worker()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import environment, has_logged, kill_when, read_metrics, run_train, train_command
+from tiny import has_logged, kill_when, read_metrics, run_train
 
 from training.wandb_run import has_api_key
 
@@ -150,7 +150,5 @@ def test_wandb_directory_is_not_needed(project: Path) -> None:
     run_train(project)
     assert not (project / "runs" / "tiny" / "wandb").exists()
     shutil.rmtree(project / "runs")
-    subprocess.run(
-        train_command(), cwd=project, env=environment(WANDB_MODE="disabled"), check=True, capture_output=True
-    )
+    run_train(project, WANDB_MODE="disabled")
     assert not (project / "runs" / "tiny" / "wandb").exists()

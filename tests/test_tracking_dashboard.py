@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import run_forks
 from tiny import PROJECT, environment
 from wandb_server import ENTITY, Server
 
@@ -50,15 +51,8 @@ def test_everything_is_on_the_page(page: str) -> None:
 
 
 def push(directory: Path, expect: int, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "training.dashboard", "--out", str(directory / "dashboard.json"), *arguments]
-    result = subprocess.run(
-        command,
-        cwd=PROJECT,
-        env=environment(**{"NETRC": str(directory / "none"), **extra}),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = ("-m", "training.dashboard", "--out", str(directory / "dashboard.json"), *arguments)
+    result = run_forks(command, PROJECT, environment(**{"NETRC": str(directory / "none"), **extra}))
     assert result.returncode == expect, result.stdout + result.stderr
     return result
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forks import run_forks
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import PROJECT, environment, losses, read_metrics, run_train
+from tiny import environment, losses, read_metrics, run_train
 
 from training.histograms import BINS, histogram
 
@@ -96,6 +95,7 @@ SHARDED = """
 from types import SimpleNamespace
 
 import torch
+from forks import run_forks
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -121,7 +121,5 @@ dist.destroy_process_group()
 
 def test_sharded_tensors_are_put_together(tmp_path: Path) -> None:
     (tmp_path / "sharded.py").write_text(SHARDED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "sharded.py"]
-    extra = environment(PYTHONPATH=str(PROJECT))
-    result = subprocess.run(command, cwd=tmp_path, env=extra, capture_output=True, text=True, timeout=300)
+    result = run_forks(("sharded.py",), tmp_path, environment(), processes=2)
     assert result.returncode == 0, result.stderr

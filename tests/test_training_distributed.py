@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from tiny import read_metrics, run_train
+from tiny import read_metrics, run_train, torchrun
 
 EXACT = ("--model.dropout", "0", "--budget.steps", "20", "--validation.every", "10")
 
@@ -43,5 +43,5 @@ def losses_of(run: Path) -> list[float]:
 
 
 def test_errors_are_said_once(project: Path) -> None:
-    result = run_train(project, "--data.directory", "data/none", processes=2, expect=1)
+    result = torchrun(project, "--data.directory", "data/none", expect=1)
     assert result.stderr.count("error: no curated data in data/none") == 1

@@ -114,7 +114,7 @@ def test_rows_are_examples_with_only_answers_as_targets(tmp_path: Path, tokenize
 
 
 def test_lora_trains_the_adapter_alone_and_leaves_everything(tuning: Path) -> None:
-    result = tune(tuning, "--budget.epochs", "10")
+    result = tune(tuning, "--budget.epochs", "10", figures=True)
     run = tuning / "runs" / "tuned"
     rows = read_metrics(run)
     assert rows[0]["step"] == 0 and "val/loss" in rows[0] and rows[-1]["epoch"] >= 10

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import run_forks
 from safetensors.torch import load_file
 from tiny import PROJECT, environment, make_dataset, read_metrics, run_train
 
@@ -173,8 +174,7 @@ def test_full_disk_leaves_the_earlier_checkpoint(project: Path) -> None:
         "import train; from common.cli import run_command\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)); run_command(train.main)"
     )
-    command = [sys.executable, "-c", script, "tiny.py", "--budget.steps", "8"]
-    result = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True)
+    result = run_forks(("-c", script, "tiny.py", "--budget.steps", "8"), project, environment())
     assert result.returncode == 2, result.stderr
     assert "could not be written" in result.stderr and "step_00000004 is whole" in result.stderr
     assert [c.step for c in Run(project / "runs" / "tiny").checkpoints()] == [4]

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import pytest
 import rank_programs
 import torch
+from forks import run_forks
 from safetensors.torch import load_file
 from tiny import PROJECT, environment, losses, read_metrics, run_train
 
@@ -35,18 +35,9 @@ def spread(strategy: str) -> tuple[str, str]:
 
 
 def run_program(project: Path, program: str, *arguments: str, processes: int = 2, expect: int = 0) -> str:
-    """Run one of tests/rank_programs.py in `project`, under torchrun; returns its standard error."""
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
-            *(str(PROJECT / "tests" / "rank_programs.py"), program, "tiny.py", *arguments),
-        ],
-        cwd=project,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    """Run one of tests/rank_programs.py in `project`, as torchrun would; returns its standard error."""
+    command = (str(PROJECT / "tests" / "rank_programs.py"), program, "tiny.py", *arguments)
+    result = run_forks(command, project, environment(), processes)
     assert result.returncode == expect, result.stdout + result.stderr
     return result.stderr
 

@@ -6,16 +6,15 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import rank_programs
 import torch
+from forks import fork, run_forks
 from safetensors.torch import load_file
-from tiny import PROJECT, environment, losses, read_metrics, run_train, train_command
+from tiny import PROJECT, environment, losses, read_metrics, run_train, train_arguments
 
 from common.runs import Run
 from training.job import Job
@@ -45,22 +44,16 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def kill_after(project: Path, arguments: tuple[str, ...], lines: int, delay: float, threads: str) -> None:
     """Start train.py and SIGKILL it once metrics.jsonl has `lines` lines and `delay` seconds have passed."""
-    process = subprocess.Popen(
-        train_command(*arguments),
-        cwd=project,
-        env=environment(OMP_NUM_THREADS=threads),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = fork(train_arguments(*arguments), project, environment(OMP_NUM_THREADS=threads))
     metrics = project / "runs" / "tiny" / "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.is_alive() and time.monotonic() < deadline:
         if metrics.is_file() and metrics.read_bytes().count(b"\n") >= lines:
             time.sleep(delay)
             break
         time.sleep(0.002)
     process.kill()
-    process.wait()
+    process.join()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -106,8 +99,8 @@ def test_every_part_of_the_state_survives_a_kill(project: Path, part: str, monke
     run_train(project, *arguments)
     run, straight = project / "runs" / "tiny", project / "straight"
     shutil.move(run, straight)
-    command = [sys.executable, str(PROJECT / "tests" / "rank_programs.py"), "sigkill_eventful", "tiny.py", *arguments]
-    killed = subprocess.run(command, cwd=project, env=environment(KILL_IN_STEP="6"), capture_output=True)
+    program = (str(PROJECT / "tests" / "rank_programs.py"), "sigkill_eventful", "tiny.py", *arguments)
+    killed = run_forks(program, project, environment(KILL_IN_STEP="6"))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(read_metrics(run)) == 5
     assert "resuming runs/tiny at step 4" in run_train(project, *arguments).stderr
@@ -163,7 +156,7 @@ train.main(["tiny.py", *sys.argv[1:]])
 )
 def test_kill_inside_a_save(project: Path, target: str, count: int) -> None:
     script = KILL_INSIDE_SAVE.format(project=str(PROJECT), target=target, count=count)
-    result = subprocess.run([sys.executable, "-c", script, *LONG], cwd=project, env=environment(), capture_output=True)
+    result = run_forks(("-c", script, *LONG), project, environment())
     assert result.returncode == -signal.SIGKILL, result.stderr
     root = project / "runs" / "tiny" / "checkpoints"
     assert (root / "step_00000003").is_dir()

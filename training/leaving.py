@@ -8,6 +8,7 @@ from common.cli import from_dict
 from common.errors import UserError
 from common.files import atomic_directory
 from common.runs import Run
+from inference.asking import prompt_style
 from inference.loading import load_run, read_config
 from model import ModelConfig
 from model.adapters.base_model import base_model, exported_name
@@ -38,10 +39,17 @@ def leave_adapter(run: Run) -> Path | None:
     return run.path / DIRECTORY
 
 
+def how_to_sample(run: Run) -> str:
+    """The command that has a fine-tuned run write: a question to it, or the beginning of a text if it learned texts."""
+    learned_texts = prompt_style(run).style.format == "text"
+    words = "--prompt 'The beginning'" if learned_texts else "--ask 'Your question'"
+    return f"python sample.py --run {run.path.as_posix()} {words}"
+
+
 def how_to_load(run: Run, start_from: str, adapter: Path | None) -> list[str]:
     """Commands, and behind them lines of Python, that load what was trained."""
     name, exported = run.path.as_posix(), exported_name(run)
-    lines = [f"python sample.py --run {name} --ask 'Your question'"]
+    lines = [how_to_sample(run)]
     if adapter is None:
         return [*lines, f"python -m model.convert to-hf {name} {exported}  # for transformers and vLLM"]
     values = read_config(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from rich.console import Console
@@ -257,7 +258,7 @@ def estimate_time(
     config: RunConfig, flops_per_token: int, split: BatchSplit, device: torch.device, precision: Precision
 ) -> str:
     """From the speed of a matrix product measured here and now; a budget in minutes bounds it."""
-    speed = measure_matmul(device, precision.dtype)
+    speed = speed_of(device, precision.dtype)
     tokens_per_second = TYPICAL_EFFICIENCY * speed * split.world / flops_per_token
     budget = config.budget
     if budget.epochs and not any((budget.tokens, budget.steps, budget.minutes)):
@@ -294,6 +295,9 @@ def measure_matmul(device: torch.device, dtype: torch.dtype, seconds: float = 0.
         spent = run(size, 1)
     spent = run(size, max(1, int(seconds / spent)))
     return 2 * size**3 / spent
+
+
+speed_of = cache(measure_matmul)  # stages and folds follow each other in one process
 
 
 def format_duration(seconds: float) -> str:

@@ -30,6 +30,7 @@ from training.hardware import peak_flops
 from training.histograms import HistogramRecorder
 from training.job import Job
 from training.journal import Journal, StopRequest, gives_up
+from training.leaving import how_to_sample
 from training.loop import train
 from training.optimizers import make_optimizers
 from training.plan import BatchSplit, print_plan, split_batch, split_opening
@@ -281,5 +282,5 @@ def say_what_next(run: Run, job: Job, console: Console) -> None:
     done = f"{run.path}: {progress.step:,} steps, {progress.tokens:,} tokens in {progress.seconds:,.0f} s"
     steps = [f"python -m evaluation {run.path}", f'python sample.py --run {run.path} --prompt "The history of"']
     if job.config.examples.used:
-        steps = [f'python sample.py --run {run.path} --ask "Your question"']
+        steps = [how_to_sample(run)]
     console.print(done + "\nnext: " + "\n      ".join(steps), soft_wrap=True)
