@@ -71,7 +71,9 @@ def make_app(service: Service, api_keys: Sequence[str] = (), hosts: Sequence[str
 
 
 def _add_generation(app: FastAPI, service: Service) -> None:
-    streamed = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    data = {"type": "string", "description": "A chunk as JSON; at the end an error, or [DONE]."}
+    event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+    streamed = {"content": {"text/event-stream": {"schema": event}}}
     errors = documented(404, 429, 504)
 
     @app.post("/v1/completions", response_model=Completion, responses={200: streamed, **errors})
