@@ -44,7 +44,7 @@ class Sampled(_Strict):
     top_k: int | None = Field(None, ge=-1, le=2**31)
     """Keep the K likeliest tokens; 0 or -1 keep all."""
     min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     n: int | None = Field(None, ge=1, le=128)

@@ -79,7 +79,7 @@ def test_json_must_be_called_json(server: Running) -> None:
         {"temperature": True}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": 1.5}, {"min_p": 2}, {"n": 0}, {"n": 1000},
         {"stop": ["a"] * 5}, {"stop": [""]}, {"stop": 1}, {"seed": 2**64}, {"stream": "yes"}, {"logprobs": 6},
         {"echo": 1}, {"frequency_penalty": 3}, {"presence_penalty": -3}, {"repetition_penalty": 0},
-        {"logit_bias": {"5": 100}}, {"best_of": 1}, {"suffix": ""},
+        {"repetition_penalty": 1e-160}, {"logit_bias": {"5": 100}}, {"best_of": 1}, {"suffix": ""},
     ],
 )  # fmt: skip
 def test_wrong_fields_are_named(server: Running, field: dict[str, Any]) -> None:
