@@ -23,9 +23,9 @@ import tyro  # noqa: E402
 
 from common.cli import run_command  # noqa: E402
 from common.errors import UserError  # noqa: E402
-from common.runs import find_run  # noqa: E402
+from common.runs import Run, find_run  # noqa: E402
 from inference import Completion, LoadedRun, SamplingOptions, Speed, generate, load_run  # noqa: E402
-from inference.asking import asked, chat_ids  # noqa: E402
+from inference.asking import asked, chat_ids, run_of_adapter  # noqa: E402
 from inference.proposers import DraftModel, PromptLookup  # noqa: E402
 from inference.speculation import Proposer  # noqa: E402
 from model.adapters.files import load_adapter  # noqa: E402
@@ -45,7 +45,7 @@ class SampleCommand(SamplingOptions):
     prompts: str | None = None
     """A file of prompts, one a line, as they are or as JSON strings (which begin with a quotation mark)."""
     ask: str | None = None
-    """A question for a fine-tuned run, asked as its training examples ask; instead of a prompt."""
+    """A question for a fine-tuned run or --adapter, asked as its training examples ask; instead of a prompt."""
     chat: bool = False
     """A conversation by the tokenizer's chat template: every line of standard input is a turn, every answer is
     written when it comes."""
@@ -113,11 +113,17 @@ def main(argv: Sequence[str]) -> None:
 def prompts(loaded: LoadedRun, command: SampleCommand) -> list[tuple[str, str | list[int]]]:
     """What is shown of every prompt, and what the model reads."""
     if command.ask is not None:
-        return [("", asked(loaded.run, loaded.tokenizer, command.ask))]
+        return [("", asked(asked_by(loaded, command), loaded.tokenizer, command.ask))]
     if command.prompts is not None:
         return [(text, text) for text in read_prompts(Path(command.prompts))]
     prompt = sys.stdin.read() if command.prompt == "-" else command.prompt
     return [(prompt, prompt)]
+
+
+def asked_by(loaded: LoadedRun, command: SampleCommand) -> Run:
+    """Whose training examples ask: those of --adapter where it says how, else those of the run."""
+    found = None if command.adapter is None else run_of_adapter(Path(command.adapter))
+    return found or loaded.run
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -186,7 +192,7 @@ def converse(loaded: LoadedRun, command: SampleCommand, speed: Speed) -> Iterato
         if not line.strip():
             continue
         messages.append({"role": "user", "content": line.strip()})
-        ids = chat_ids(loaded.run, loaded.tokenizer, messages)
+        ids = chat_ids(asked_by(loaded, command), loaded.tokenizer, messages)
         (answer,) = generate(
             loaded.model,
             loaded.tokenizer,

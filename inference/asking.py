@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from common.cli import from_dict
@@ -14,7 +15,7 @@ from data_pipeline.examples.prompts import Message, PromptStyle, alpaca_prompt
 from data_pipeline.examples.rendering import render_prompt
 from data_pipeline.tokenizer import Tokenizer
 
-EXAMPLES = "examples.json"  # in a run that was fine-tuned on examples
+EXAMPLES = "examples.json"  # in a run that was fine-tuned on examples, and in the adapter that it leaves
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class AskingStyle:
 
     style: PromptStyle
     template_variables: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `prompt_style` reads it from a file."""
+        return {"style": asdict(self.style), "template_variables": dict(self.template_variables)}
 
     def ids(self, tokenizer: Tokenizer, question: str, context: str = "") -> list[int]:
         """What stands before the answer, for `inference.generate`: without the id that begins a text.
@@ -60,6 +65,12 @@ def prompt_style(run: Run) -> AskingStyle:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}); the same train.py command writes it again") from error
     return AskingStyle(from_dict(PromptStyle, style, where=f"{path}: style"), variables)
+
+
+def run_of_adapter(directory: Path) -> Run | None:
+    """What says how an adapter is asked: its own directory, or the run around it; None when neither does."""
+    places = directory.resolve(), directory.resolve().parent
+    return next((Run(place) for place in places if (place / EXAMPLES).is_file()), None)
 
 
 def chat_ids(run: Run, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:

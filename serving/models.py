@@ -12,7 +12,7 @@ from data_pipeline.examples.prompts import HeaderChat
 from data_pipeline.examples.rendering import render_prompt
 from data_pipeline.tokenizer import Tokenizer
 from inference import LoadedRun
-from inference.asking import EXAMPLES, AskingStyle, prompt_style
+from inference.asking import EXAMPLES, AskingStyle, prompt_style, run_of_adapter
 from model.adapters.attach import activate, active_names
 from model.adapters.files import load_adapter
 from serving.errors import ApiError
@@ -82,7 +82,7 @@ def served_models(loaded: LoadedRun, adapters: Sequence[str]) -> dict[str, Serve
     model, run = loaded.model, loaded.run
     own = active_names(model)
     path = run.path.resolve()
-    base = ServedModel(path.name, str(path), None, model.room, _style_of(path))
+    base = ServedModel(path.name, str(path), None, model.room, _style_of(run))
     models = {base.id: base}
     for given in adapters:
         name, separator, directory = given.partition("=")
@@ -94,10 +94,10 @@ def served_models(loaded: LoadedRun, adapters: Sequence[str]) -> dict[str, Serve
             raise UserError(f"--adapter {given}: the name {name!r} is taken; choose another")
         load_adapter(model, Path(directory), name)
         where = Path(directory).resolve()
-        models[name] = ServedModel(name, str(where), name, model.room, _style_of(where.parent), base.id)
+        models[name] = ServedModel(name, str(where), name, model.room, _style_of(run_of_adapter(where)), base.id)
     activate(model, own)
     return models
 
 
-def _style_of(directory: Path) -> AskingStyle | None:
-    return prompt_style(Run(directory)) if (directory / EXAMPLES).is_file() else None
+def _style_of(run: Run | None) -> AskingStyle | None:
+    return prompt_style(run) if run is not None and (run.path / EXAMPLES).is_file() else None

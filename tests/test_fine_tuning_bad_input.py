@@ -8,20 +8,24 @@ import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from forks import run_forks
 from safetensors.torch import load_file, save_file
 from tiny import PROJECT, Result, environment, has_logged, kill_when, losses, run_train
+from transformers import GPT2LMHeadModel
 from tuning import make_gpt2_base
 
 import sample
 from common.cli import run_command
 from common.files import read_json
 from common.runs import Run, write_checkpoint_manifest
+from inference.loading import load_run
 from model.adapters.attach import attach
 from model.adapters.config import AdapterConfig
 from model.adapters.files import save_adapter
+from model.convert.__main__ import main as convert
 from model.convert.opening import open_source
 from model.convert.starting import base_decoder
 
@@ -189,6 +193,18 @@ def test_another_adapter_is_refused_on_resuming(project: Path) -> None:
     said = tune("--adapter.rank", "8", "--adapter.targets", "c_fc", name="tuned", expect=2)
     assert "adapter.rank: 4 -> 8" in said and "adapter.targets: [] -> ['c_fc']" in said
     assert "storage.quantization: none -> nf4" in tune("--storage.quantization", "nf4", name="tuned", expect=2)
+
+
+def test_peft_loads_the_adapter_and_overlooks_how_it_is_asked(project: Path) -> None:
+    assert set(read_json(Path("runs/tuned/adapter/examples.json"))) == {"style", "template_variables"}
+    with redirect_stdout(io.StringIO()):
+        convert(["to-hf", "runs/base", "base"])
+    loaded, ids = load_run(Run(Path("runs/tuned")), device="cpu"), torch.arange(20)[None]
+    base = GPT2LMHeadModel.from_pretrained("base").eval()
+    before = base(ids).logits
+    reference = peft.PeftModel.from_pretrained(base, "runs/tuned/adapter").eval()
+    torch.testing.assert_close(reference(ids).logits, loaded.model(ids), rtol=1e-4, atol=1e-4)
+    assert not torch.equal(reference(ids).logits, before)
 
 
 LIMITED = """

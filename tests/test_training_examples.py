@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -294,6 +295,7 @@ def test_two_processes_go_through_all_folds(tuning: Path) -> None:
 def test_the_command_line_asks_as_the_examples_do(tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tune(tuning, "--budget.steps", "2")
     monkeypatch.chdir(tuning)
+    shutil.copytree("runs/tuned/adapter", "elsewhere")
     flags = ["--temperature", "0", "--max-new-tokens", "4"]
     texts = []
     text = "Pregunta: the model\nRespuesta:"
@@ -301,8 +303,9 @@ def test_the_command_line_asks_as_the_examples_do(tuning: Path, monkeypatch: pyt
         ["--run", "tuned", "--ask", "the model"],
         ["--run", "tuned", "--prompt", text],
         ["--run", "base", "--adapter", "runs/tuned/adapter", "--prompt", text],
+        ["--run", "base", "--adapter", "elsewhere", "--ask", "the model"],
     ):
         with redirect_stdout(io.StringIO()) as shown, redirect_stderr(io.StringIO()):
             sample.main([*flags, *more])
         texts.append(shown.getvalue().removeprefix(text))
-    assert texts[0] == texts[1] == texts[2] and texts[0].strip()
+    assert texts[0].strip() and set(texts) == {texts[0]}

@@ -99,8 +99,7 @@ class ExampleData:
         """What was read and how it asks, for a file in the run."""
         return {
             **self.loaded.report.to_dict(),
-            "style": asdict(self.loaded.style),
-            "template_variables": dict(self.config.template_variables),
+            **AskingStyle(self.loaded.style, self.config.template_variables).to_dict(),
         }
 
 

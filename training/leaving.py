@@ -6,9 +6,9 @@ from pathlib import Path
 
 from common.cli import from_dict
 from common.errors import UserError
-from common.files import atomic_directory
+from common.files import atomic_directory, write_json
 from common.runs import Run
-from inference.asking import prompt_style
+from inference.asking import EXAMPLES, prompt_style
 from inference.loading import load_run, read_config
 from model import ModelConfig
 from model.adapters.base_model import base_model, exported_name
@@ -20,7 +20,8 @@ DIRECTORY = "adapter"
 
 
 def leave_adapter(run: Run) -> Path | None:
-    """Write the adapter of the best checkpoint to `RUN/adapter`; None where the run has trained the whole model.
+    """Write the adapter of the best checkpoint to `RUN/adapter`, with how it is asked; None where the run has trained
+    the whole model.
 
     It is read back from the checkpoint, as whoever uses the run will read it.
 
@@ -34,6 +35,7 @@ def leave_adapter(run: Run) -> Path | None:
     try:
         with atomic_directory(run.path / DIRECTORY) as directory:
             save_adapter(loaded.model, config, directory, base=loaded.config["start_from"])
+            write_json(directory / EXAMPLES, prompt_style(run).to_dict())  # which PEFT does not look at
     except OSError as error:
         raise UserError(f"{run.path / DIRECTORY} could not be written: {error}") from error
     return run.path / DIRECTORY
@@ -41,9 +43,12 @@ def leave_adapter(run: Run) -> Path | None:
 
 def how_to_sample(run: Run) -> str:
     """The command that has a fine-tuned run write: a question to it, or the beginning of a text if it learned texts."""
+    return f"python sample.py --run {run.path.as_posix()} {_words(run)}"
+
+
+def _words(run: Run) -> str:
     learned_texts = prompt_style(run).style.format == "text"
-    words = "--prompt 'The beginning'" if learned_texts else "--ask 'Your question'"
-    return f"python sample.py --run {run.path.as_posix()} {words}"
+    return "--prompt 'The beginning'" if learned_texts else "--ask 'Your question'"
 
 
 def how_to_load(run: Run, start_from: str, adapter: Path | None) -> list[str]:
@@ -61,7 +66,7 @@ def how_to_load(run: Run, start_from: str, adapter: Path | None) -> list[str]:
         if is_quantized(values, run):
             lines.append(f"python -m evaluation.merging {name}  # what merging costs, into which base")
     if base.run is not None and not peft_loads(config.method, base):
-        lines.append(f"python sample.py --run {base.run} --adapter {adapter.as_posix()} --prompt 'Your text'")
+        lines.append(f"python sample.py --run {base.run} --adapter {adapter.as_posix()} {_words(run)}")
     if not peft_loads(config.method, base):
         return lines
     if base.export is not None:
