@@ -181,6 +181,18 @@ def choose_checkpoint(run: Run, which: str = "best") -> Checkpoint:
         for line in damage:
             print(f"warning: {line}; using {checkpoint.path.name} instead", file=sys.stderr)
         return checkpoint
+    if not run.checkpoints() and _is_theirs(run):
+        raise UserError(
+            f"{run.path} is a Hugging Face directory, not a run; make one of it with: "
+            f"python -m model.convert from-hf {run.path} runs/{run.name}"
+        )
     steps = ", ".join(str(c.step) for c in run.checkpoints()) or "none"
     reason = "; ".join(damage) or f"steps there are: {steps}"
     raise UserError(f"run {run.path} has no whole checkpoint {which!r} ({reason}); train it on with train.py")
+
+
+def _is_theirs(run: Run) -> bool:
+    try:
+        return "model_type" in read_json(run.config)
+    except (OSError, ValueError, TypeError):
+        return False

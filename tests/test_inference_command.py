@@ -151,8 +151,11 @@ def test_a_closed_pipe_ends_quietly(world: World) -> None:
 
 
 def test_mistakes_end_with_status_2(world: World) -> None:
+    (world.root / "theirs").mkdir()
+    write_json(world.root / "theirs" / "config.json", {"model_type": "gpt2"})
     mistakes = [
         (["--run", "nope"], "no run 'nope' (runs here: tiny)"),
+        (["--run", "theirs"], "theirs is a Hugging Face directory, not a run; make one of it with: python -m model.c"),
         (["--checkpoint", "15"], "no whole checkpoint '15' (steps there are: 10, 20)"),
         (["--top-p", "1.5"], "--top-p 1.5 is out of range"),
         (["--num-samples", "0"], "--num-samples 0 is out of range"),
