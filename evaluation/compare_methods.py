@@ -170,7 +170,7 @@ def best_of(config: RunConfig, name: MethodName, method: Method, factors: Sequen
 
 def with_method(config: RunConfig, name: str, method: Method, lr: float) -> RunConfig:
     """`config` as `method` trains it; everything that is trained has the same rate."""
-    rates = replace(config.optimizer, lr=lr, embedding_lr=lr, head_lr=lr, scalar_lr=lr)
+    rates = replace(config.optimizer, lr=lr, embedding_lr=None, head_lr=None, scalar_lr=None)
     return replace(
         config,
         name=f"{config.name}_{name}_{lr:.3g}",

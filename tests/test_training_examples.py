@@ -25,11 +25,13 @@ from data_pipeline.tokenizer import Tokenizer
 from inference.loading import load_run
 from model import Decoder, ModelConfig
 from model.adapters.config import AdapterConfig
+from model.device import Precision
 from model.functions import IGNORE
-from training.config import ExamplesConfig, RunConfig
+from training.config import ExamplesConfig, OptimizerConfig, RunConfig
 from training.config_checks import check
 from training.examples import ExampleData
 from training.neftune import add_noise
+from training.optimizers import make_optimizers
 
 
 def tune(directory: Path, *arguments: str, **options: Any) -> Any:
@@ -306,3 +308,19 @@ def test_the_command_line_asks_as_the_examples_do(tuning: Path, monkeypatch: pyt
             sample.main([*flags, *more])
         texts.append(shown.getvalue().removeprefix(text))
     assert texts[0] == texts[1] == texts[2] and texts[0].strip()
+
+
+def test_the_command_line_chooses_how_to_hold_out(tuning: Path) -> None:
+    """What the config chose gives way; two ways on the command line are a mistake, which a dry run finds too."""
+    said = tune(tuning, "--examples.folds", "3", "--dry-run").stderr
+    assert "3 runs, of which this is the first: tuned_fold_0, tuned_fold_1, tuned_fold_2" in said
+    both = ("--examples.folds", "3", "--examples.validation_fraction=0.1", "--dry-run")
+    assert "validation_fraction and folds exclude each other" in tune(tuning, *both, expect=2).stderr
+
+
+def test_without_an_adapter_all_is_trained_at_one_rate() -> None:
+    """An embedding that knows something already would not survive the rate of a fresh one."""
+    model = Decoder(ModelConfig(vocab_size=50, layers=1, width=16, heads=1, tied=False))
+    config = RunConfig(optimizer=OptimizerConfig(matrices="adamw", lr=2e-4))
+    (optimizer,) = make_optimizers(model, config, torch.device("cpu"), Precision("fp32", ""))
+    assert {group["peak_lr"] for group in optimizer.param_groups} == {2e-4}
