@@ -324,3 +324,12 @@ def test_without_an_adapter_all_is_trained_at_one_rate() -> None:
     config = RunConfig(optimizer=OptimizerConfig(matrices="adamw", lr=2e-4))
     (optimizer,) = make_optimizers(model, config, torch.device("cpu"), Precision("fp32", ""))
     assert {group["peak_lr"] for group in optimizer.param_groups} == {2e-4}
+
+
+def test_other_examples_to_validate_on_are_another_run(tuning: Path) -> None:
+    """Losses on them would not compare with the best so far."""
+    write_questions(tuning / "held.txt", count=6, shift=2)
+    flags = ("--examples.validation-files", "held.txt", "--budget.steps")
+    tune(tuning, *flags, "4")
+    write_questions(tuning / "held.txt", count=7, shift=2)
+    assert "questions.txt, held.txt has changed since" in tune(tuning, *flags, "8", expect=2).stderr
