@@ -19,7 +19,7 @@ from common.runs import RUNS_ROOT, Run  # noqa: E402
 from training.config import BudgetConfig, RunConfig  # noqa: E402
 from training.leaving import how_to_load, leave_adapter  # noqa: E402
 from training.run import run_training  # noqa: E402
-from training.series import joined, runs_of  # noqa: E402
+from training.series import joined, later_stages, runs_of  # noqa: E402
 from training.starting import model_of_start  # noqa: E402
 
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     runs = runs_of(config)
     with joined(runs):
         for number, one in enumerate(runs, start=1):
-            finished = run_training(one, command.dry_run)
+            finished = run_training(one, command.dry_run, later_stages(config, runs, number))
             if one.examples.used and not command.dry_run and os.environ.get("RANK", "0") == "0":
                 leave_behind(one)
                 compare(config, runs, number)

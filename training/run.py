@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -47,8 +47,11 @@ FIXED_FIELDS = (
 )
 
 
-def run_training(config: RunConfig, dry_run: bool = False) -> bool:
+def run_training(config: RunConfig, dry_run: bool = False, later: Sequence[Run] = ()) -> bool:
     """Train `config`, or go on training it where its newest whole checkpoint left off; returns whether it is finished.
+
+    Args:
+        later: runs that begin with what this one ends with; where one of them has begun, this one is not trained on.
 
     Raises:
         UserError: whatever keeps the run from starting or going on, with what to do about it.
@@ -76,6 +79,7 @@ def run_training(config: RunConfig, dry_run: bool = False) -> bool:
             console.print(line, soft_wrap=True)
         if is_over(job, state, console):
             return True
+        check_nothing_follows(job, later)
         if world.is_main:
             prepare_directory(job)
         job.compiled = compile_on_the_clock(job, state, console)
@@ -192,6 +196,17 @@ def is_over(job: Job, state: dict[str, Any], console: Console) -> bool:
         )
         return True
     return False
+
+
+def check_nothing_follows(job: Job, later: Sequence[Run]) -> None:
+    """Raises UserError when `job` has steps left to take, and a later run has begun with what it was before them."""
+    begun = next((run for run in later if run.checkpoints()), None)
+    if begun is not None and job.fraction_used() < 1:
+        raise UserError(
+            f"{job.run.path} would train on from step {job.progress.step}, but {begun.path} has begun with what it was "
+            "before: set the budget back, or start new runs with --name, or delete the runs after it and give the same "
+            "command again"
+        )
 
 
 def check_unchanged(run: Run, values: dict[str, Any], console: Console) -> None:
