@@ -71,7 +71,7 @@ def compare(config: RunConfig, runs: Sequence[RunConfig], done: int) -> None:
             write_stages([Run(RUNS_ROOT / one.name) for one in runs[:done]], [Part.of(to_dict(one)) for one in runs])
         elif len(runs) > 1 and done == len(runs):
             write_folds(config.name)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"warning: the comparison could not be made: {error}", file=sys.stderr)
 
 

@@ -249,6 +249,17 @@ def test_a_stage_is_not_trained_on_under_the_later_ones(tuning: Path) -> None:
     assert [len(read_metrics(run)) for run in (first, second)] == [7, 7]
 
 
+def test_a_comparison_that_cannot_be_written_does_not_end_training(tuning: Path) -> None:
+    (tuning / "runs" / "tuned").write_text("in the way")
+    write_questions(tuning / "second.txt", shift=2)
+    stages = ("--examples.files", "--examples.stages", "questions.txt", "second.txt")
+    folds = ("--examples.validation-fraction", "0", "--examples.folds", "2")
+    for flags, last in ((stages, "stage_2"), (folds, "fold_1")):
+        said = tune(tuning, *flags, "--budget.steps", "1").stderr
+        assert "warning: the comparison could not be made: " in said and "runs/tuned" in said
+        assert (tuning / "runs" / f"tuned_{last}" / "adapter").is_dir()
+
+
 def test_folds_hold_out_every_question_once(tuning: Path) -> None:
     tune(tuning, "--examples.validation-fraction", "0", "--examples.folds", "2", "--budget.steps", "1")
     reports = [read_json(tuning / "runs" / f"tuned_fold_{fold}" / "examples.json") for fold in (0, 1)]
