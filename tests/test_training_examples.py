@@ -260,6 +260,18 @@ def test_a_comparison_that_cannot_be_written_does_not_end_training(tuning: Path)
         assert (tuning / "runs" / f"tuned_{last}" / "adapter").is_dir()
 
 
+def test_a_lost_way_to_ask_is_written_again(tuning: Path) -> None:
+    flags = ("--budget.steps", "1")
+    tune(tuning, *flags)
+    path = tuning / "runs" / "tuned" / "examples.json"
+    whole = path.read_bytes()
+    for harm in (lambda: path.write_text("{"), path.unlink):
+        harm()
+        (tuning / "runs" / "tuned" / "summary.md").unlink()
+        assert "nothing to do" in tune(tuning, *flags).stderr
+        assert path.read_bytes() == whole and (tuning / "runs" / "tuned" / "summary.md").is_file()
+
+
 def test_folds_hold_out_every_question_once(tuning: Path) -> None:
     tune(tuning, "--examples.validation-fraction", "0", "--examples.folds", "2", "--budget.steps", "1")
     reports = [read_json(tuning / "runs" / f"tuned_fold_{fold}" / "examples.json") for fold in (0, 1)]

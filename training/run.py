@@ -78,6 +78,8 @@ def run_training(config: RunConfig, dry_run: bool = False, later: Sequence[Run] 
         for line in [] if state else job.data.report():
             console.print(line, soft_wrap=True)
         if is_over(job, state, console):
+            if world.is_main:
+                write_what_is_learned(job)  # again: it may have been lost or damaged since
             return True
         check_nothing_follows(job, later)
         if world.is_main:
@@ -247,10 +249,15 @@ def differences(old: dict[str, Any], new: dict[str, Any], default: Any, prefix: 
 
 
 def prepare_directory(job: Job) -> None:
-    """Write the resolved config and the tokenizer into the run, and of a fine-tune what it learns from and how much."""
+    """Write the resolved config and the tokenizer into the run, and of a fine-tune what it learns."""
     write_json(job.run.config, to_dict(job.config))
     with atomic_write(job.run.tokenizer, "wb") as file:
         file.write(job.data.tokenizer.content)
+    write_what_is_learned(job)
+
+
+def write_what_is_learned(job: Job) -> None:
+    """Write of a fine-tune what it learns from, how its examples ask, and how much is trained."""
     if isinstance(job.data, ExampleData):
         write_json(job.run.path / "examples.json", job.data.to_dict())
         trained = sum(parameter.numel() for parameter in job.model.parameters() if parameter.requires_grad)
