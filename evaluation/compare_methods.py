@@ -104,7 +104,8 @@ def main(argv: Sequence[str]) -> None:
             if run is not None:
                 answers = ask(run, command.questions, command.limit, config, with_base=run == first)
                 rows[number] = with_score(row, answers["tuned"])
-                rows[0] = with_score(rows[0], answers[BASE]) if run == first else rows[0]
+                # The base may not be there to be asked any more.
+                rows[0] = with_score(rows[0], answers[BASE]) if run == first and BASE in answers else rows[0]
     write_comparison(rows, config)
 
 
