@@ -101,6 +101,22 @@ def test_the_base_is_measured_without_what_an_adapter_adds(project: Path, comman
     assert first[1] == pytest.approx(base["validation_loss"], abs=1e-5) and prefix["score"] is ia3["score"] is None
 
 
+def test_rates_that_round_alike_are_runs_of_their_own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: dict[str, float] = {}
+
+    def note(*words: str) -> bool:
+        config = read_json(Path(words[1]))
+        assert config["name"] not in trained
+        trained[config["name"]] = config["optimizer"]["lr"]
+        return False
+
+    monkeypatch.setattr(compare_runs, "ended_well", note)
+    with pytest.raises(UserError, match="diverged with every method"):
+        compare("--methods", "lora", "full", "--rates", "0.15", "0.3", "0.30004", "0.30006", "0.3")
+    rates = {"full": (0.0003, 0.0006, 0.00060008, 0.00060012), "lora": (0.003, 0.006, 0.0060008, 0.0060012)}
+    assert trained == {f"tuned_{name}_{lr}": lr for name, of in rates.items() for lr in of}
+
+
 def test_a_base_that_cannot_be_asked_leaves_its_cell_empty(
     project: Path, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
