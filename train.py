@@ -19,7 +19,7 @@ from common.runs import RUNS_ROOT, Run  # noqa: E402
 from training.config import BudgetConfig, ExamplesConfig, RunConfig  # noqa: E402
 from training.leaving import how_to_load, leave_adapter  # noqa: E402
 from training.run import run_training  # noqa: E402
-from training.series import joined, runs_of  # noqa: E402
+from training.series import joined, later_stages, runs_of  # noqa: E402
 from training.starting import model_of_start  # noqa: E402
 
 Section = TypeVar("Section", BudgetConfig, ExamplesConfig)
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"{len(runs)} runs, of which this is the first: {', '.join(one.name for one in runs)}", file=sys.stderr)
     with joined(runs):
         for number, one in enumerate(runs, start=1):
-            finished = run_training(one, command.dry_run)
+            finished = run_training(one, command.dry_run, later_stages(config, runs, number))
             if one.examples.used and not command.dry_run and os.environ.get("RANK", "0") == "0":
                 leave_behind(one)
                 compare(config, runs, number)
@@ -84,7 +84,7 @@ def compare(config: RunConfig, runs: Sequence[RunConfig], done: int) -> None:
             write_stages([Run(RUNS_ROOT / one.name) for one in runs[:done]], [Part.of(to_dict(one)) for one in runs])
         elif len(runs) > 1 and done == len(runs):
             write_folds(config.name)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"warning: the comparison could not be made: {error}", file=sys.stderr)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -234,6 +235,43 @@ def test_stages_follow_each_other_and_are_not_done_twice(tuning: Path) -> None:
     tune(tuning, *again)
     for stage in ("stage_1", "stage_2"):
         assert losses(tuning / "runs" / f"again_{stage}") == losses(tuning / "runs" / f"tuned_{stage}")
+
+
+def test_a_stage_is_not_trained_on_under_the_later_ones(tuning: Path) -> None:
+    write_questions(tuning / "second.txt", shift=2)
+    flags = ("--examples.files", "--examples.stages", "questions.txt", "second.txt", "--budget.steps")
+    tune(tuning, *flags, "4")
+    first, second = (tuning / "runs" / f"tuned_stage_{number}" for number in (1, 2))
+    before = {path: path.read_bytes() for run in (first, second) for path in run.rglob("*.json*")}
+    said = tune(tuning, *flags, "6", expect=2).stderr
+    assert "runs/tuned_stage_1 would train on from step 4, but runs/tuned_stage_2 has begun" in said
+    assert "with --name" in said and {path: path.read_bytes() for path in before} == before
+    shutil.rmtree(second)
+    tune(tuning, *flags, "6")
+    assert [len(read_metrics(run)) for run in (first, second)] == [7, 7]
+
+
+def test_a_comparison_that_cannot_be_written_does_not_end_training(tuning: Path) -> None:
+    (tuning / "runs" / "tuned").write_text("in the way")
+    write_questions(tuning / "second.txt", shift=2)
+    stages = ("--examples.files", "--examples.stages", "questions.txt", "second.txt")
+    folds = ("--examples.validation-fraction", "0", "--examples.folds", "2")
+    for flags, last in ((stages, "stage_2"), (folds, "fold_1")):
+        said = tune(tuning, *flags, "--budget.steps", "1").stderr
+        assert "warning: the comparison could not be made: " in said and "runs/tuned" in said
+        assert (tuning / "runs" / f"tuned_{last}" / "adapter").is_dir()
+
+
+def test_a_lost_way_to_ask_is_written_again(tuning: Path) -> None:
+    flags = ("--budget.steps", "1")
+    tune(tuning, *flags)
+    path = tuning / "runs" / "tuned" / "examples.json"
+    whole = path.read_bytes()
+    for harm in (lambda: path.write_text("{"), path.unlink):
+        harm()
+        (tuning / "runs" / "tuned" / "summary.md").unlink()
+        assert "nothing to do" in tune(tuning, *flags).stderr
+        assert path.read_bytes() == whole and (tuning / "runs" / "tuned" / "summary.md").is_file()
 
 
 def test_folds_hold_out_every_question_once(tuning: Path) -> None:
