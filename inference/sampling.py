@@ -49,12 +49,13 @@ class SamplingOptions:
         for name, fine, rule in (
             ("max_new_tokens", self.max_new_tokens >= 0, "at least 0"),
             ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or a positive number"),
-            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1 (leave it out to keep every token)"),
+            ("top_k", self.top_k is None or 1 <= self.top_k <= 2**31, "from 1 to 2**31 (leave it out to keep all)"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a positive number (1 is no penalty)"),
-            ("frequency_penalty", math.isfinite(self.frequency_penalty), "a number (0 is no penalty)"),
-            ("presence_penalty", math.isfinite(self.presence_penalty), "a number (0 is no penalty)"),
+            # Beyond these, penalized logits overflow.
+            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "from 0.01 to 100 (1 is no penalty)"),
+            ("frequency_penalty", -100 <= self.frequency_penalty <= 100, "from -100 to 100 (0 is no penalty)"),
+            ("presence_penalty", -100 <= self.presence_penalty <= 100, "from -100 to 100 (0 is no penalty)"),
             ("stop", all(self.stop), "made of strings that are not empty"),
         ):
             if not fine:

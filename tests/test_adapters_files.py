@@ -247,6 +247,62 @@ def test_fields_that_are_not_known_are_refused(
         load_adapter(ours(gpt2), tmp_path / "adapter")
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("lora", {"r": float("inf")}, "r must be a whole number"),
+        ("lora", {"r": 16.7}, "r must be a whole number"),
+        ("lora", {"r": 2**70}, "r or rank_pattern in adapter_config.json asks for"),
+        ("lora", {"r": 10**10}, "r or rank_pattern in adapter_config.json asks for"),
+        ("bottleneck", {"bottleneck_size": 10**10}, "bottleneck_size in adapter_config.json asks for"),
+        ("prefix", {"num_virtual_tokens": 10**10}, "num_virtual_tokens in adapter_config.json asks for"),
+        ("lora", {"lora_alpha": float("inf")}, "lora_alpha must be a finite number"),
+        ("lora", {"lora_alpha": 10**400}, "lora_alpha must be a finite number"),
+        ("lora", {"rank_pattern": {"c_fc": 0.5}}, "rank_pattern: c_fc must be a whole number"),
+        ("lora", {"rank_pattern": {"c_fc": 10**10}}, "r or rank_pattern in adapter_config.json asks for"),
+        ("lora", {"rank_pattern": {"(?i)c_fc": 4}}, "rank_pattern: .* is no regular expression"),
+        ("lora", {"rank_pattern": [1]}, "rank_pattern must be an object"),
+        ("lora", {"layers_to_transform": [[0]]}, "layers_to_transform must be a whole number"),
+        ("lora", {"peft_type": ["LORA"]}, r"peft_type is \['LORA'\]"),
+        ("lora", {"modules_to_save": "lm_head"}, "modules_to_save must be a list of names"),
+        ("lora", {"target_modules": [1, "c_fc"]}, "target_modules must be a list of names"),
+        ("lora", {"target_modules": "(" * 5000}, "is no regular expression"),
+        ("lora", {"target_modules": "a{99999999999999999999}"}, "is no regular expression"),
+        ("lora", {"target_modules": "(([a-z._0-9])+)+X"}, "target_modules, .* takes too long"),
+        ("lora", {"alpha_pattern": {"(([a-z._0-9])+)+X": 4}}, "alpha_pattern takes too long"),
+    ],
+)
+def test_a_hostile_config_is_refused_at_once(
+    kind: str, change: dict[str, Any], message: str, gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.adapters.patterns.SECONDS", 1.0)
+    saved(gpt2, (KINDS | {"prefix": AdapterConfig("prefix", virtual_tokens=3)})[kind], tmp_path / "adapter")
+    edit(tmp_path / "adapter", **change)
+    model = ours(gpt2)
+    with pytest.raises(UserError, match=message) as caught:
+        load_adapter(model, tmp_path / "adapter")
+    assert str(tmp_path / "adapter") in str(caught.value) and names(model) == []
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "[[1, 2]]", " " * 2**20 + "{}"], ids=["deep", "list", "long"])
+def test_a_file_that_is_no_config_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(UserError, match="is missing or damaged"):
+        read_adapter_config(tmp_path)
+
+
+def test_regular_expressions_of_peft_are_read(gpt2: Path, tmp_path: Path) -> None:
+    pattern = r"transformer\.h\.\d+\.(?:attn|mlp)\.(?!c_proj)c_.*"
+    config = peft.LoraConfig(**LM, target_modules=pattern, rank_pattern={r"h\.0\..*": 3}, r=2, fan_in_fan_out=True)
+    reference = peft.get_peft_model(theirs(gpt2), config).eval()
+    for parameter in reference.parameters():
+        parameter.data.add_(0.01 if parameter.requires_grad else 0)
+    reference.save_pretrained(str(tmp_path / "theirs"))
+    model = ours(gpt2)
+    assert load_adapter(model, tmp_path / "theirs").target_pattern == pattern
+    torch.testing.assert_close(model(some_ids()), reference(some_ids()).logits, rtol=1e-5, atol=1e-5)
+
+
 def test_a_diverged_or_missing_adapter_is_refused(gpt2: Path, tmp_path: Path) -> None:
     model = saved(gpt2, KINDS["ia3"], tmp_path / "adapter")
     with torch.no_grad():

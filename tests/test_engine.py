@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from inference_fixtures import VOCAB, make_tokenizer, tiny_model
 from test_inference_generation import FAMILIES
 
@@ -103,6 +105,25 @@ def test_requests_that_come_and_go_get_what_each_gets_alone(family: str, tokeniz
         assert (client.tokens, client.text, client.finish_reason) == (
             expected.tokens, expected.text, expected.finish_reason,
         )  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.builds(
+        SamplingOptions,
+        max_new_tokens=st.just(4),
+        temperature=st.sampled_from([0.0, 5e-324, 1e-30, 1.0, 1e308]),
+        top_k=st.sampled_from([None, 1, 2**31]),
+        top_p=st.sampled_from([5e-324, 0.5, 1 - 2**-53, 1.0]),
+        min_p=st.sampled_from([0.0, 5e-324, 1.0]),
+        repetition_penalty=st.sampled_from([0.01, 1.0, 100.0]),
+        frequency_penalty=st.sampled_from([-100.0, 0.0, 100.0]),
+        presence_penalty=st.sampled_from([-100.0, 0.0, 100.0]),
+    )
+)
+def test_every_option_at_its_limits_writes_tokens(tokenizer: Tokenizer, options: SamplingOptions) -> None:
+    request = GenerationRequest(tuple(tokenizer.encode("The")), options, ignore_eos=True)
+    assert len(alone(Loaded(tiny_model(embedding_std=5.0), tokenizer), request).tokens) == 4
 
 
 def test_a_prompt_is_read_the_same_in_pieces(tokenizer: Tokenizer) -> None:

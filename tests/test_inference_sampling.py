@@ -198,7 +198,8 @@ def test_penalties_of_a_row_are_its_own_and_count_what_they_should() -> None:
     [
         {"temperature": -0.1}, {"temperature": math.nan}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"min_p": 2.0},
         {"repetition_penalty": 0.0}, {"max_new_tokens": -1}, {"stop": ("",)},
-        {"frequency_penalty": math.inf}, {"presence_penalty": math.nan},
+        {"frequency_penalty": math.inf}, {"presence_penalty": math.nan}, {"frequency_penalty": 1e308}, {"top_k": 2**63},
+        {"repetition_penalty": 1e-45}, {"repetition_penalty": 1e-160}, {"repetition_penalty": 1e39},
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_named(values: dict[str, object]) -> None:

@@ -91,11 +91,11 @@ class AdapterConfig:
             raise UserError(f"adapter.dropout must be at least 0 and below 1, not {self.dropout}")
         for field_name in ("rank_pattern", "alpha_pattern"):
             for key, value in getattr(self, field_name).items():
-                _check_pattern(f"adapter.{field_name}", key)
+                _check_pattern(f"adapter.{field_name}", key, _whole_name(key))
                 if not 0 < value < math.inf:
                     raise UserError(f"adapter.{field_name}: {key!r} must be positive, not {value}")
         if self.target_pattern is not None:
-            _check_pattern("adapter.target_pattern", self.target_pattern)
+            _check_pattern("adapter.target_pattern", self.target_pattern, self.target_pattern)
             if self.targets:
                 raise UserError("adapter.targets and adapter.target_pattern exclude each other; unset one of them")
         if self.init == "pissa" and self.dora:
@@ -103,19 +103,29 @@ class AdapterConfig:
         if self.prompt_text is not None and not self.prompt_text:
             raise UserError("adapter.prompt_text is empty; give a text, or unset it")
 
+    @property
+    def patterns(self) -> list[str]:
+        """The regular expressions that names of layers are compared with."""
+        keys = map(_whole_name, dict.fromkeys([*self.rank_pattern, *self.alpha_pattern]))
+        return [*keys] if self.target_pattern is None else [self.target_pattern, *keys]
+
     def of_site(self, name: str) -> tuple[int, float, float]:
         """Rank, alpha and scale of the update of the layer called `name`."""
         rank, alpha = _first(self.rank_pattern, name, self.rank), _first(self.alpha_pattern, name, self.alpha)
         return int(rank), alpha, alpha / (rank**0.5 if self.rslora else rank)
 
 
-def _check_pattern(where: str, pattern: str) -> None:
+def _check_pattern(where: str, written: str, pattern: str) -> None:
     try:
         re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"{where}: {pattern!r} is no regular expression: {error}") from error
+    except (re.error, RecursionError, OverflowError) as error:
+        raise UserError(f"{where}: {written[:200]!r} is no regular expression: {error}") from error
+
+
+def _whole_name(ending: str) -> str:
+    return rf"(.*\.)?({ending})$"
 
 
 def _first(patterns: dict[str, int] | dict[str, float], name: str, otherwise: float) -> float:
-    found = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name))
+    found = (value for key, value in patterns.items() if re.match(_whole_name(key), name))
     return next(found, otherwise)

@@ -19,8 +19,9 @@ from model.adapters.base_model import base_model
 from model.adapters.card import model_card
 from model.adapters.config import AdapterConfig
 from model.adapters.fingerprint import base_fingerprint, compare_bases
+from model.adapters.patterns import try_patterns
 from model.adapters.peft_config import check_fits, from_peft, to_peft
-from model.adapters.sites import find_sites, trained_rules
+from model.adapters.sites import choose_sites, find_sites, trained_rules
 from model.convert.families import TensorRule
 from model.convert.output import new_directory
 from model.convert.registry import family_of_ours
@@ -31,6 +32,7 @@ from model.tensor_files import TensorFiles, read_metadata, some
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 HEAD = "lm_head"  # in whole models of all families
 FINGERPRINT = "base_fingerprint"  # in the metadata of the weights
+LARGEST = 2**20  # bytes of a config; patterns for every layer of a large model take a tenth
 
 
 def save_adapter(model: Decoder, config: AdapterConfig, directory: Path, base: str, name: str = "default") -> None:
@@ -90,7 +92,9 @@ def load_adapter(model: Decoder, directory: Path, name: str = "default") -> Adap
     check_fits(values, config.method, model.config, str(where))
     if model.head is None:  # what trains the embedding trains it too
         config = replace(config, modules_to_save=tuple(each for each in config.modules_to_save if each != HEAD))
+    try_patterns(config.patterns, [site.name for site in find_sites(model)], str(where))
     files, rules = TensorFiles.of_file(path), trained_rules(model, config)
+    _check_sizes(model, config, files, path)
     _check_base(model, path, rules)
     _check_head(model, config, rules, values, files)
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -115,9 +119,40 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
 
 def _read_values(path: Path) -> Mapping[str, Any]:
     try:
-        return dict(read_json(path))
-    except (OSError, ValueError, TypeError) as error:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"more than {LARGEST:,} bytes")
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is missing or damaged ({error}); an adapter needs it") from error
+    return values
+
+
+def _check_sizes(model: Decoder, config: AdapterConfig, files: TensorFiles, path: Path) -> None:
+    """The sizes that the config asks for must be those of the tensors, before anything is made of that size."""
+    if config.method == "ia3":
+        return
+    if config.method in ("prefix", "prompt"):
+        field, sizes = "num_virtual_tokens", {"prompt_embeddings": config.virtual_tokens}
+    elif config.method == "bottleneck":
+        places = [f"{_prefix(config)}{site.name}.down.weight" for site in choose_sites(model, config)]
+        field, sizes = "bottleneck_size", dict.fromkeys(places, config.bottleneck_size)
+    else:
+        field, sizes = "r or rank_pattern", {}
+        for site in choose_sites(model, config):
+            first = "lora_embedding_A" if isinstance(site.layers[0], Embedding) else "lora_A.weight"
+            sizes[f"{_prefix(config)}{site.name}.{first}"] = config.of_site(site.name)[0]
+    missing = set(sizes) - set(files.files)
+    if missing:
+        raise UserError(f"{path} is no adapter of this model: it lacks {some(missing)}")
+    for key, size in sizes.items():
+        shape, _ = files.layout(key)
+        if shape[:1] != (size,):
+            raise UserError(
+                f"{path}: {key} has shape {shape}, but {field} in {CONFIG} asks for {size} rows; one of the two files "
+                "is damaged, or it was trained on another base"
+            )
 
 
 def _check_base(model: Decoder, path: Path, rules: list[TensorRule]) -> None:

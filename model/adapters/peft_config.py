@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from common.errors import UserError
@@ -118,7 +119,7 @@ def from_peft(values: Mapping[str, Any], where: str) -> AdapterConfig:
         UserError: the adapter is of a kind that is not known here, or a value is missing or wrong.
     """
     kinds: dict[Any, Method] = {theirs: ours for ours, theirs in TYPES.items()}
-    method = kinds.get(values.get("peft_type"))
+    method = kinds.get(str(values.get("peft_type")))
     if method is None:
         raise UserError(f"{where}: peft_type is {values.get('peft_type')!r}; known are {', '.join(TYPES.values())}")
     known = {*COMMON, *KNOWN[method]}
@@ -129,11 +130,11 @@ def from_peft(values: Mapping[str, Any], where: str) -> AdapterConfig:
     if unknown:
         raise UserError(f"{where}: {', '.join(sorted(unknown))} ask for something that is not known here")
     try:
-        modules = tuple(map(str, values.get("modules_to_save") or ()))
+        modules = _names(values, "modules_to_save")
         config = AdapterConfig(method=method, modules_to_save=modules, **_fields(method, values))
         config.check()
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where} is damaged: {error!r}") from error
+    except ValueError as error:
+        raise UserError(f"{where} is damaged: {error}") from error
     except UserError as error:
         raise UserError(f"{where} asks for what cannot be: {error}") from error
     return config
@@ -141,33 +142,72 @@ def from_peft(values: Mapping[str, Any], where: str) -> AdapterConfig:
 
 def _fields(method: Method, values: Mapping[str, Any]) -> dict[str, Any]:
     if method == "prefix":
-        return {"virtual_tokens": int(values["num_virtual_tokens"])}
+        return {"virtual_tokens": _integer(values, "num_virtual_tokens")}
     if method == "prompt":
         text = values.get("prompt_tuning_init_text") if values.get("prompt_tuning_init") == "TEXT" else None
-        return {"virtual_tokens": int(values["num_virtual_tokens"]), "prompt_text": text}
-    found: dict[str, Any] = {"exclude": tuple(values.get("exclude_modules") or ())}
-    targets = values["target_modules"]
+        return {"virtual_tokens": _integer(values, "num_virtual_tokens"), "prompt_text": text}
+    found: dict[str, Any] = {"exclude": _names(values, "exclude_modules")}
+    targets = values.get("target_modules")
     if not targets:
         raise ValueError("target_modules is empty")
     if isinstance(targets, str) and targets != "all-linear":
         found["target_pattern"] = targets
     else:
-        found["targets"] = ("all-linear",) if isinstance(targets, str) else tuple(sorted(targets))
+        found["targets"] = (targets,) if isinstance(targets, str) else tuple(sorted(_names(values, "target_modules")))
     if method == "ia3":
-        return found | {"feedforward": tuple(values["feedforward_modules"] or ())}
+        return found | {"feedforward": _names(values, "feedforward_modules")}
     if method == "bottleneck":
-        return found | {"bottleneck_size": int(values["bottleneck_size"])}
-    blocks = values.get("layers_to_transform")
+        return found | {"bottleneck_size": _integer(values, "bottleneck_size")}
     return found | {
-        "rank": int(values["r"]),
-        "alpha": float(values["lora_alpha"]),
-        "dropout": float(values.get("lora_dropout") or 0.0),
-        "blocks": (blocks,) if isinstance(blocks, int) else tuple(blocks or ()),
-        "rank_pattern": dict(values.get("rank_pattern") or {}),
-        "alpha_pattern": dict(values.get("alpha_pattern") or {}),
+        "rank": _integer(values, "r"),
+        "alpha": _number(values, "lora_alpha"),
+        "dropout": _number(values, "lora_dropout") if values.get("lora_dropout") else 0.0,
+        "blocks": _blocks(values),
+        "rank_pattern": _table(values, "rank_pattern", _integer),
+        "alpha_pattern": _table(values, "alpha_pattern", _number),
         "rslora": bool(values.get("use_rslora")),
         "dora": bool(values.get("use_dora")),
     }
+
+
+def _integer(values: Mapping[str, Any], key: str) -> int:
+    value = values.get(key)
+    if type(value) is not int:  # a bool is none
+        raise ValueError(f"{key} must be a whole number, not {value!r}")
+    return value
+
+
+def _number(values: Mapping[str, Any], key: str) -> float:
+    value = values.get(key)
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer that no float can hold
+        pass
+    raise ValueError(f"{key} must be a finite number, not {str(value)[:40]!r}")
+
+
+def _names(values: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    names = values.get(key) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{key} must be a list of names")
+    return tuple(names)
+
+
+def _blocks(values: Mapping[str, Any]) -> tuple[int, ...]:
+    blocks = values.get("layers_to_transform")
+    numbers = [] if blocks is None else blocks if isinstance(blocks, list) else [blocks]
+    return tuple(_integer({"layers_to_transform": number}, "layers_to_transform") for number in numbers)
+
+
+def _table(values: Mapping[str, Any], key: str, convert: Callable[[Mapping[str, Any], str], Any]) -> dict[str, Any]:
+    table = values.get(key) or {}
+    if not isinstance(table, dict):
+        raise ValueError(f"{key} must be an object of names and numbers")
+    try:
+        return {name: convert(table, name) for name in table}
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
 
 
 def check_fits(values: Mapping[str, Any], method: Method, model: ModelConfig, where: str) -> None:
