@@ -60,7 +60,7 @@ story-alpaca: small-bases
 	python -m evaluation.questions alpaca_sft_small data/alpaca_tasks/held_out.jsonl
 
 story-methods: story-alpaca
-	python -m evaluation.compare_methods configs/alpaca_sft_small.py --questions data/alpaca_tasks/held_out.jsonl
+	python -m evaluation.compare_methods configs/alpaca_sft_small.py --rates 1 3 --questions data/alpaca_tasks/held_out.jsonl
 
 test: $(VENV)/.dev
 	python -m pytest --numprocesses 2 --dist worksteal

@@ -9,18 +9,20 @@ import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from dataclasses import dataclass, field, fields, replace  # noqa: E402
-from typing import Annotated  # noqa: E402
+from typing import Annotated, TypeVar  # noqa: E402
 
 import tyro  # noqa: E402
 
 from common.cli import parse_command, run_command, to_dict  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.runs import RUNS_ROOT, Run  # noqa: E402
-from training.config import BudgetConfig, RunConfig  # noqa: E402
+from training.config import BudgetConfig, ExamplesConfig, RunConfig  # noqa: E402
 from training.leaving import how_to_load, leave_adapter  # noqa: E402
 from training.run import run_training  # noqa: E402
-from training.series import joined, runs_of  # noqa: E402
+from training.series import joined, later_stages, runs_of  # noqa: E402
 from training.starting import model_of_start  # noqa: E402
+
+Section = TypeVar("Section", BudgetConfig, ExamplesConfig)
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,30 @@ class TrainCommand:
 def main(argv: Sequence[str]) -> None:
     command = parse_command(TrainCommand, RunConfig, argv, "train.py", prepare=model_of_start)
     config = command.config
-    given = {part.name for part in fields(BudgetConfig) if any(a.startswith(f"--budget.{part.name}") for a in argv)}
-    if given:
-        # A budget on the command line replaces the config's, whichever of them that set.
-        config = replace(config, budget=BudgetConfig(**{name: getattr(config.budget, name) for name in given}))
+    config = replace(
+        config,
+        budget=one_of(config.budget, "budget", [part.name for part in fields(BudgetConfig)], argv),
+        examples=one_of(config.examples, "examples", ("validation_files", "validation_fraction", "folds"), argv),
+    )
     runs = runs_of(config)
+    if command.dry_run and len(runs) > 1:
+        print(f"{len(runs)} runs, of which this is the first: {', '.join(one.name for one in runs)}", file=sys.stderr)
     with joined(runs):
         for number, one in enumerate(runs, start=1):
-            finished = run_training(one, command.dry_run)
+            finished = run_training(one, command.dry_run, later_stages(config, runs, number))
             if one.examples.used and not command.dry_run and os.environ.get("RANK", "0") == "0":
                 leave_behind(one)
                 compare(config, runs, number)
             if not finished:
                 return
+
+
+def one_of(section: Section, name: str, choices: Sequence[str], argv: Sequence[str]) -> Section:
+    """`section` of a config without those `choices` that the config made where the command line makes another."""
+    flags = {argument.partition("=")[0].replace("_", "-") for argument in argv}
+    given = {choice for choice in choices if f"--{name}.{choice}".replace("_", "-") in flags}
+    default = type(section)()
+    return replace(section, **{one: getattr(default, one) for one in choices if given and one not in given})
 
 
 def leave_behind(config: RunConfig) -> None:
@@ -71,7 +84,7 @@ def compare(config: RunConfig, runs: Sequence[RunConfig], done: int) -> None:
             write_stages([Run(RUNS_ROOT / one.name) for one in runs[:done]], [Part.of(to_dict(one)) for one in runs])
         elif len(runs) > 1 and done == len(runs):
             write_folds(config.name)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"warning: the comparison could not be made: {error}", file=sys.stderr)
 
 

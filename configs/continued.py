@@ -10,7 +10,7 @@ config = RunConfig(
     data=DataConfig(directory="data/mini"),
     batch=BatchConfig(tokens_per_step=32_768, micro_batch_size=4),
     # All weights have long found their place: one small rate for every group, warmed up, down to nothing.
-    optimizer=OptimizerConfig(matrices="adamw", lr=5e-5, embedding_lr=5e-5, head_lr=5e-5, scalar_lr=5e-5),
+    optimizer=OptimizerConfig(matrices="adamw", lr=5e-5),
     schedule=ScheduleConfig(kind="cosine", warmup=0.05, final=0.0),
     budget=BudgetConfig(tokens=10_000_000),
 )

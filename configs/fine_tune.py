@@ -18,7 +18,7 @@ from training.config import (
 config = RunConfig(
     name="fine_tune",
     start_from="runs/small_llama",
-    adapter=AdapterConfig(method="lora", rank=16, alpha=32, dropout=0.05),
+    adapter=AdapterConfig(method="lora", rank=16, alpha=32),
     examples=ExamplesConfig(files=("examples.txt",), validation_fraction=0.05, group_by_length=True),
     batch=BatchConfig(examples_per_step=16, micro_batch_size=4),
     # For a model of 100M parameters or more; the small bases want ten times as much.

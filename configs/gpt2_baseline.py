@@ -13,7 +13,7 @@ config = RunConfig(
     model=replace(preset("gpt2"), vocab_size=32_768, layers=10, width=512, heads=8),
     data=DataConfig(directory="data/mini"),
     batch=BatchConfig(tokens_per_step=65_536, micro_batch_size=4),
-    optimizer=OptimizerConfig(matrices="adamw", lr=1e-3, embedding_lr=1e-3, head_lr=1e-3, scalar_lr=1e-3),
+    optimizer=OptimizerConfig(matrices="adamw", lr=1e-3),
     schedule=ScheduleConfig(kind="cosine", warmup=0.02, final=0.1),
     budget=BudgetConfig(tokens=400_000_000),
 )

@@ -33,9 +33,7 @@ config = RunConfig(
         packing=True,
     ),
     batch=BatchConfig(examples_per_step=8, micro_batch_size=4),
-    optimizer=OptimizerConfig(
-        matrices="adamw", lr=5e-5, embedding_lr=5e-5, head_lr=5e-5, scalar_lr=5e-5, weight_decay=0.01, beta2=0.999
-    ),
+    optimizer=OptimizerConfig(matrices="adamw", lr=5e-5, weight_decay=0.01, beta2=0.999),
     schedule=ScheduleConfig(kind="cosine", warmup=0.05, final=0.0),
     budget=BudgetConfig(epochs=3),
     validation=ValidationConfig(

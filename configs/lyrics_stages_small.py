@@ -27,9 +27,7 @@ config = RunConfig(
         packing=True,
     ),
     batch=BatchConfig(examples_per_step=16, micro_batch_size=16),
-    optimizer=OptimizerConfig(
-        matrices="adamw", lr=1e-3, embedding_lr=1e-3, head_lr=1e-3, scalar_lr=1e-3, weight_decay=0.01, beta2=0.999
-    ),
+    optimizer=OptimizerConfig(matrices="adamw", lr=1e-3, weight_decay=0.01, beta2=0.999),
     schedule=ScheduleConfig(kind="cosine", warmup=0.05, final=0.0),
     budget=BudgetConfig(epochs=3),
     validation=ValidationConfig(

@@ -104,7 +104,8 @@ def main(argv: Sequence[str]) -> None:
             if run is not None:
                 answers = ask(run, command.questions, command.limit, config, with_base=run == first)
                 rows[number] = with_score(row, answers["tuned"])
-                rows[0] = with_score(rows[0], answers[BASE]) if run == first else rows[0]
+                # The base may not be there to be asked any more.
+                rows[0] = with_score(rows[0], answers[BASE]) if run == first and BASE in answers else rows[0]
     write_comparison(rows, config)
 
 
@@ -157,9 +158,9 @@ def best_of(config: RunConfig, name: MethodName, method: Method, factors: Sequen
     """
     losses: dict[float, float | None] = {}
     for factor in dict.fromkeys(factors):
-        lr = config.optimizer.lr * method.rate * factor
+        lr = float(_exact(config.optimizer.lr * method.rate * factor))
         losses[lr] = train(with_method(config, name, method, lr), directory_of(config))
-    tried = {f"{lr:.3g}": loss for lr, loss in losses.items()}
+    tried = {_exact(lr): loss for lr, loss in losses.items()}
     finished = {lr: loss for lr, loss in losses.items() if loss is not None}
     if not finished:
         return None, Row(name, tried=tried)
@@ -170,14 +171,19 @@ def best_of(config: RunConfig, name: MethodName, method: Method, factors: Sequen
 
 def with_method(config: RunConfig, name: str, method: Method, lr: float) -> RunConfig:
     """`config` as `method` trains it; everything that is trained has the same rate."""
-    rates = replace(config.optimizer, lr=lr, embedding_lr=lr, head_lr=lr, scalar_lr=lr)
+    rates = replace(config.optimizer, lr=lr, embedding_lr=None, head_lr=None, scalar_lr=None)
     return replace(
         config,
-        name=f"{config.name}_{name}_{lr:.3g}",
+        name=f"{config.name}_{name}_{_exact(lr)}",
         adapter=method.adapter,
         storage=method.storage,
         optimizer=rates,
     )
+
+
+def _exact(lr: float) -> str:
+    """All of a rate but the rounding error of a product: so that names are short, and no two rates share a run."""
+    return f"{lr:.12g}"
 
 
 def directory_of(config: RunConfig) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from evaluation.compare_runs import Row
 
@@ -49,6 +50,7 @@ def _bars(axes: Axes, title: str, values: Sequence[tuple[str, float | None]], fo
         axes.set_xlim(shortest / 3, longest * (longest / shortest) ** 0.35 * 2)
     else:
         axes.set_xlim(0, 1.25 * longest or 1)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.spines[["top", "right"]].set_visible(False)
 
 

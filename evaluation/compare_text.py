@@ -42,7 +42,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         if row.file_bytes < 1e8
         else f"{row.file_bytes / 1e6:,.0f}",
         "" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
-        "" if row.lr is None else f"{row.lr:.3g}",
+        "" if row.lr is None else f"{row.lr:.12g}",
         _loss(row.validation_loss),
         "" if row.score is None else f"{row.score:.1%}",
     )

@@ -25,7 +25,7 @@ FEWEST_WORDS = 20  # of a generation that is looked at for repetition
 
 @dataclass(frozen=True)
 class Generation:
-    """What the model wrote to one test prompt at the first and at the last step that has samples; None for neither."""
+    """What the model wrote to one test prompt before and after, as `read_generations` chooses; None for nothing."""
 
     prompt: str
     before: str | None
@@ -96,7 +96,7 @@ def summarise(run: Run, rows: Rows, notes: Sequence[str], loading: Sequence[str]
     memory = series(rows, "memory_mb")[1]
     sizes = {name: _read_optional(run.path / f"{name}.json", notes) for name in ("adapter", "config")}
     data = _read_optional(run.path / "examples.json", notes)
-    when, generations = read_generations(run, notes)
+    when, generations = read_generations(run, dict(zip(validated, validation, strict=True)), notes)
     merging = _read_merging(run.path / "merging.json", notes)
     notes += _data_warnings(data) + _repetition_warnings(generations)
     return FineTuningSummary(
@@ -209,12 +209,20 @@ def _repetition_warnings(generations: Sequence[Generation]) -> list[str]:
     return [f"generations that repeat themselves: {repeating} of {len(words)}; {advice}"] if repeating else []
 
 
-def read_generations(run: Run, notes: list[str]) -> tuple[tuple[int, int] | None, tuple[Generation, ...]]:
-    """First and last step of samples.jsonl, and what was written to each prompt then; damaged lines are noted."""
+def read_generations(
+    run: Run, validation: Mapping[int, float], notes: list[str]
+) -> tuple[tuple[int, int] | None, tuple[Generation, ...]]:
+    """Two steps of samples.jsonl, and what was written to each prompt then; damaged lines are noted.
+
+    The first step, and of the later ones the best by its `validation` loss, whose weights are those that are used; the
+    last where that one has no samples.
+    """
     samples = _read_lines(run.samples, notes, texts=("prompt", "text"))
     if not samples:
         return None, ()
-    first, last = min(row["step"] for row in samples), max(row["step"] for row in samples)
+    first, *later = sorted({row["step"] for row in samples})
+    best = min((step for step in validation if step > first), key=lambda step: validation[step], default=first)
+    last = best if best in later else max(later, default=first)
     before, after = (
         {row["prompt"]: row["text"] for row in samples if row["step"] == step}  # one text a prompt
         for step in (first, last)

@@ -26,7 +26,7 @@ def describe(summary: FineTuningSummary) -> str:
     if summary.generation_steps:
         lines += ["", "## Generations of the test prompts"]
         for generation in summary.generations:
-            lines += ["", *_side_by_side(generation, *summary.generation_steps)]
+            lines += ["", *_side_by_side(generation, *summary.generation_steps, summary.best_validation_step)]
     if summary.loading:
         lines += ["", "## How to load it", "", *(f"    {line}" for line in summary.loading)]
     return "\n".join(lines) + "\n"
@@ -131,10 +131,10 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines[1:]]
 
 
-def _side_by_side(generation: Generation, first: int, last: int) -> list[str]:
+def _side_by_side(generation: Generation, first: int, last: int, best: int | None) -> list[str]:
     """A prompt and what was written to it before and after, as an indented block, in which nothing is markup."""
     before = ("before training" if first == 0 else "first sample") + f" (step {first:,})"
-    after = f"after (step {last:,})"
+    after = f"after (step {last:,}{', the best validated' if last == best else ''})"
     columns = {before: generation.before, after: generation.after} if last > first else {after: generation.after}
     wrapped = [[name, "-" * COLUMN, *_wrap(text)] for name, text in columns.items()]
     lines = ["Prompt:", *(f"  {line}" for line in _wrap(generation.prompt)), ""]

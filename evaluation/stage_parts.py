@@ -12,6 +12,7 @@ from typing import Any
 from common.cli import from_dict
 from common.errors import UserError
 from common.files import read_json, sha256_of
+from common.hub import local_model
 from common.runs import Run, choose_checkpoint, find_run
 from data_pipeline.examples.dataset import ExampleOptions, ExampleSet, load_examples
 from data_pipeline.examples.records import as_json
@@ -125,14 +126,16 @@ class Prompts:
 
 
 def identity_of(place: str) -> str:
-    """Changes when the weights at `place` do, which is a run or a directory of Hugging Face.
+    """Changes when the weights at `place` do, which is a run, or a directory of Hugging Face or an address of its hub.
 
     Raises:
         UserError: there are none, or they are damaged.
     """
-    config_file = Path(place) / "config.json"
+    directory = local_model(place)
+    config_file = directory / "config.json"
     if config_file.is_file() and "model_type" in read_config_file(config_file):
-        return _digest([sha256_of(file) for file in [config_file, *sorted(Path(place).glob("*.safetensors"))]])
+        files = [config_file, *sorted(directory.glob("*.safetensors")), *sorted(directory.glob("*.bin"))]
+        return _digest([sha256_of(file) for file in files])
     run = find_run(place)
     weights = choose_checkpoint(run).weights
     sha256 = str(read_json(weights.parent / "manifest.json")["files"][weights.name]["sha256"])

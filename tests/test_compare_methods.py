@@ -101,6 +101,39 @@ def test_the_base_is_measured_without_what_an_adapter_adds(project: Path, comman
     assert first[1] == pytest.approx(base["validation_loss"], abs=1e-5) and prefix["score"] is ia3["score"] is None
 
 
+def test_rates_that_round_alike_are_runs_of_their_own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: dict[str, float] = {}
+
+    def note(*words: str) -> bool:
+        config = read_json(Path(words[1]))
+        assert config["name"] not in trained
+        trained[config["name"]] = config["optimizer"]["lr"]
+        return False
+
+    monkeypatch.setattr(compare_runs, "ended_well", note)
+    with pytest.raises(UserError, match="diverged with every method"):
+        compare("--methods", "lora", "full", "--rates", "0.15", "0.3", "0.30004", "0.30006", "0.3")
+    rates = {"full": (0.0003, 0.0006, 0.00060008, 0.00060012), "lora": (0.003, 0.006, 0.0060008, 0.0060012)}
+    assert trained == {f"tuned_{name}_{lr}": lr for name, of in rates.items() for lr in of}
+
+
+def test_a_base_that_cannot_be_asked_leaves_its_cell_empty(
+    project: Path, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole model is asked without its base."""
+    go_on = compare_runs.ended_well
+
+    def without_base(*words: str) -> bool:
+        if words[0] == "-m":
+            Path("runs/base").rename("runs/moved")
+        return go_on(*words)
+
+    monkeypatch.setattr(compare_runs, "ended_well", without_base)
+    base, full = compare("--methods", "full", "--questions", "held_out.jsonl", "--limit", "2")
+    assert base["score"] is None and base["validation_loss"] and full["asked"] == 2
+    assert "Right facts are of 2" in (project / "runs/tuned_comparison/comparison.md").read_text()
+
+
 def test_real_processes_and_a_kill(project: Path) -> None:
     """Killed in the middle of a method, the same command goes on there; a rate that diverges is reported as such."""
     text = (project / "tune.py").read_text().replace("BudgetConfig(epochs=3)", "BudgetConfig(steps=30)")

@@ -113,7 +113,7 @@ def test_the_description_says_it_all(written: tuple[Run, FineTuningSummary]) -> 
         "- pokemon.txt: 0: no answer",
         "- and 2 more",
         "before training (step 0)",
-        "after (step 300)",
+        "after (step 300, the best validated)",
         "      Pregunta: ¿Qué es | Charizard?\n",
         "    of the\ufffd[31m the" + 44 * " " + "Pikachu es eléctrico.\n",
         "## How to load it\n\n    from peft import PeftModel\n    model",
@@ -132,6 +132,21 @@ def test_without_a_second_sample_nothing_is_called_before(run: Run) -> None:
     summary = summary_of(run)
     assert [(row.prompt, row.before, row.after) for row in summary.generations] == [("b", None, "y"), ("a", "x", None)]
     assert "first sample (step 10)" in describe(summary) and "(none)" in describe(summary)
+
+
+def test_the_generations_are_those_of_the_weights_that_are_used(run: Run) -> None:
+    for validation, after in (
+        ({0: 3.0, 150: 2.0, 300: 2.5}, "step 150, the best validated"),
+        ({0: 1.0, 150: 2.5, 300: 2.0}, "step 300"),  # nothing learned is as good as what it began with
+        ({100: 1.0, 150: 2.0, 300: 2.5}, "step 300"),  # there is no sample of step 100
+        ({}, "step 300"),
+    ):
+        start = [{"step": 0, "val/loss": validation[0]}] if 0 in validation else []
+        write_lines(run.metrics, [*start, *make_rows(curve(), validation)])
+        summary = summary_of(run)
+        text = " Un Pokémon." if "150" in after else " Pikachu es eléctrico."
+        assert all(row.after == text and "the\n\n" in str(row.before) for row in summary.generations)
+        assert f"after ({after})" in describe(summary)
 
 
 def test_equal_runs_give_equal_bytes(written: tuple[Run, FineTuningSummary]) -> None:

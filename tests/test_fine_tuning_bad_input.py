@@ -104,7 +104,7 @@ def test_nothing_to_learn_from(project: Path) -> None:
     ("flags", "message"),
     [
         (("--adapter.targets", "q_proj"), "no layer is called 'q_proj'; there are transformer.wte, attn.c_attn"),
-        (("--adapter.method", "ia3"), "adapter.rank does nothing with method ia3; unset it"),
+        (("--adapter.method", "ia3"), "adapter.rank does nothing with method ia3; unset it (--adapter.rank 16)"),
         (("--adapter.modules-to-save", "score"), "no module is called 'score'"),
     ],
 )

@@ -17,8 +17,10 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from test_data_helpers import small_config
+from test_evaluation_stages import CONFIG, without_weights
 from test_training_start import STILL, hf_gpt2
 from tiny import make_project, run_train
+from tuning import write_questions
 
 import common.hub
 from common.errors import UserError
@@ -28,6 +30,7 @@ from data_pipeline.config import TokenizerConfig
 from data_pipeline.pipeline import curate
 from data_pipeline.shards import Dataset
 from data_pipeline.tokenizer_import import pack
+from evaluation.stage_parts import identity_of
 from model.convert.__main__ import main as convert
 from model.convert.opening import open_source
 
@@ -89,6 +92,29 @@ def test_training_begins_with_a_model_of_the_hub(template: Path, tmp_path: Path)
     assert read_json(project / "runs" / "tiny" / "config.json")["start_from"] == ADDRESS
     shutil.rmtree(tmp_path / "home")
     run_train(project, "--start-from", ADDRESS, *STILL[:-1], "3")
+
+
+def test_stages_from_a_model_of_the_hub_are_measured(
+    template: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they began with too, and adapters of it; pickled weights are weights as well."""
+    project = shutil.copytree(template, tmp_path / "project")
+    (project / "theirs" / "model.safetensors").unlink()
+    tensors = load_file(template / "theirs" / "model.safetensors")
+    torch.save(tensors, project / "theirs" / "pytorch_model.bin")
+    snapshot = lay_out(cache, project / "theirs")
+    for number in (1, 2):
+        write_questions(project / f"part_{number}.txt", shift=number)
+    (project / "poems.py").write_text(CONFIG, encoding="utf-8")
+    with without_weights():
+        run_train(project, "--start-from", ADDRESS, "--budget.steps", "1", config="poems.py")
+    found = read_json(project / "runs" / "poems" / "stages.json")
+    assert [len(row) for row in found["losses"]] == [2, 2, 2] and all(all(row) for row in found["losses"])
+    monkeypatch.chdir(project)
+    before = identity_of(ADDRESS), identity_of("poems_stage_2")
+    assert before[0] == identity_of(str(snapshot))
+    torch.save({**tensors, "more": torch.zeros(1)}, snapshot / "pytorch_model.bin")
+    assert identity_of(ADDRESS) != before[0] and identity_of("poems_stage_2") != before[1]
 
 
 def test_it_becomes_a_run(cache: Path, theirs: Path, tmp_path: Path) -> None:

@@ -26,11 +26,13 @@ from data_pipeline.tokenizer import Tokenizer
 from inference.loading import load_run
 from model import Decoder, ModelConfig
 from model.adapters.config import AdapterConfig
+from model.device import Precision
 from model.functions import IGNORE
-from training.config import ExamplesConfig, RunConfig
+from training.config import ExamplesConfig, OptimizerConfig, RunConfig
 from training.config_checks import check
 from training.examples import ExampleData
 from training.neftune import add_noise
+from training.optimizers import make_optimizers
 
 
 def tune(directory: Path, *arguments: str, **options: Any) -> Any:
@@ -235,6 +237,43 @@ def test_stages_follow_each_other_and_are_not_done_twice(tuning: Path) -> None:
         assert losses(tuning / "runs" / f"again_{stage}") == losses(tuning / "runs" / f"tuned_{stage}")
 
 
+def test_a_stage_is_not_trained_on_under_the_later_ones(tuning: Path) -> None:
+    write_questions(tuning / "second.txt", shift=2)
+    flags = ("--examples.files", "--examples.stages", "questions.txt", "second.txt", "--budget.steps")
+    tune(tuning, *flags, "4")
+    first, second = (tuning / "runs" / f"tuned_stage_{number}" for number in (1, 2))
+    before = {path: path.read_bytes() for run in (first, second) for path in run.rglob("*.json*")}
+    said = tune(tuning, *flags, "6", expect=2).stderr
+    assert "runs/tuned_stage_1 would train on from step 4, but runs/tuned_stage_2 has begun" in said
+    assert "with --name" in said and {path: path.read_bytes() for path in before} == before
+    shutil.rmtree(second)
+    tune(tuning, *flags, "6")
+    assert [len(read_metrics(run)) for run in (first, second)] == [7, 7]
+
+
+def test_a_comparison_that_cannot_be_written_does_not_end_training(tuning: Path) -> None:
+    (tuning / "runs" / "tuned").write_text("in the way")
+    write_questions(tuning / "second.txt", shift=2)
+    stages = ("--examples.files", "--examples.stages", "questions.txt", "second.txt")
+    folds = ("--examples.validation-fraction", "0", "--examples.folds", "2")
+    for flags, last in ((stages, "stage_2"), (folds, "fold_1")):
+        said = tune(tuning, *flags, "--budget.steps", "1").stderr
+        assert "warning: the comparison could not be made: " in said and "runs/tuned" in said
+        assert (tuning / "runs" / f"tuned_{last}" / "adapter").is_dir()
+
+
+def test_a_lost_way_to_ask_is_written_again(tuning: Path) -> None:
+    flags = ("--budget.steps", "1")
+    tune(tuning, *flags)
+    path = tuning / "runs" / "tuned" / "examples.json"
+    whole = path.read_bytes()
+    for harm in (lambda: path.write_text("{"), path.unlink):
+        harm()
+        (tuning / "runs" / "tuned" / "summary.md").unlink()
+        assert "nothing to do" in tune(tuning, *flags).stderr
+        assert path.read_bytes() == whole and (tuning / "runs" / "tuned" / "summary.md").is_file()
+
+
 def test_folds_hold_out_every_question_once(tuning: Path) -> None:
     tune(tuning, "--examples.validation-fraction", "0", "--examples.folds", "2", "--budget.steps", "1")
     reports = [read_json(tuning / "runs" / f"tuned_fold_{fold}" / "examples.json") for fold in (0, 1)]
@@ -309,3 +348,28 @@ def test_the_command_line_asks_as_the_examples_do(tuning: Path, monkeypatch: pyt
             sample.main([*flags, *more])
         texts.append(shown.getvalue().removeprefix(text))
     assert texts[0].strip() and set(texts) == {texts[0]}
+
+
+def test_the_command_line_chooses_how_to_hold_out(tuning: Path) -> None:
+    """What the config chose gives way; two ways on the command line are a mistake, which a dry run finds too."""
+    said = tune(tuning, "--examples.folds", "3", "--dry-run").stderr
+    assert "3 runs, of which this is the first: tuned_fold_0, tuned_fold_1, tuned_fold_2" in said
+    both = ("--examples.folds", "3", "--examples.validation_fraction=0.1", "--dry-run")
+    assert "validation_fraction and folds exclude each other" in tune(tuning, *both, expect=2).stderr
+
+
+def test_without_an_adapter_all_is_trained_at_one_rate() -> None:
+    """An embedding that knows something already would not survive the rate of a fresh one."""
+    model = Decoder(ModelConfig(vocab_size=50, layers=1, width=16, heads=1, tied=False))
+    config = RunConfig(optimizer=OptimizerConfig(matrices="adamw", lr=2e-4))
+    (optimizer,) = make_optimizers(model, config, torch.device("cpu"), Precision("fp32", ""))
+    assert {group["peak_lr"] for group in optimizer.param_groups} == {2e-4}
+
+
+def test_other_examples_to_validate_on_are_another_run(tuning: Path) -> None:
+    """Losses on them would not compare with the best so far."""
+    write_questions(tuning / "held.txt", count=6, shift=2)
+    flags = ("--examples.validation-files", "held.txt", "--budget.steps")
+    tune(tuning, *flags, "4")
+    write_questions(tuning / "held.txt", count=7, shift=2)
+    assert "questions.txt, held.txt has changed since" in tune(tuning, *flags, "8", expect=2).stderr

@@ -161,7 +161,7 @@ def test_every_parameter_is_in_exactly_one_group(config: ModelConfig, matrices: 
     rates = {id(p): group["peak_lr"] for group in groups for p in group["params"]}
     for name, p in model.named_parameters():
         if "embedding" in name and p.ndim == 2:
-            assert rates[id(p)] == OptimizerConfig().embedding_lr, name
+            assert rates[id(p)] == (3e-3 if matrices == "muon" else OptimizerConfig().lr), name
     assert decayed == {id(p) for name, p in model.named_parameters() if name.startswith("blocks") and p.ndim == 2}
 
 

@@ -92,12 +92,12 @@ class OptimizerConfig:
     """What trains the weight matrices in the blocks."""
     lr: float = 0.01
     """Peak learning rate of the weight matrices in the blocks; AdamW wants about a tenth of Muon's."""
-    embedding_lr: float = 3e-3
-    """Peak learning rate of embeddings, a tied head among them."""
-    head_lr: float = 3e-3
-    """Peak learning rate of an untied head."""
-    scalar_lr: float = 3e-3
-    """Peak learning rate of gains, biases and residual scalars."""
+    embedding_lr: float | None = None
+    """Peak learning rate of embeddings, a tied head among them; when not set 3e-3 beside Muon, else `lr`."""
+    head_lr: float | None = None
+    """Peak learning rate of an untied head; likewise."""
+    scalar_lr: float | None = None
+    """Peak learning rate of gains, biases and residual scalars; likewise."""
     weight_decay: float = 0.1
     """Decoupled weight decay of the weight matrices in the blocks; nothing else decays."""
     momentum: float = 0.95

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict
 
 from common.errors import UserError
+from data_pipeline.examples.dataset import check_options
 from model.weights import Storage
 from training.config import RunConfig
 
@@ -58,7 +59,7 @@ def _check_ranges(config: RunConfig) -> None:
         "checkpoint.minutes": config.checkpoint.minutes or 0,
         "optimizer.grad_clip": config.optimizer.grad_clip,
         **{
-            f"optimizer.{name}": getattr(config.optimizer, name)
+            f"optimizer.{name}": getattr(config.optimizer, name) or 0
             for name in ("lr", "embedding_lr", "head_lr", "scalar_lr", "eps", "weight_decay")
         },
     }
@@ -117,6 +118,8 @@ def _check_fine_tuning(config: RunConfig) -> None:
         for name, value in asdict(examples).items():
             if value != getattr(default, name):
                 raise UserError(f"examples.{name} does nothing without examples.files or examples.stages; unset it")
+    if examples.files:
+        check_options(examples.files, examples)
     if examples.files and examples.stages:
         raise UserError("examples.files and examples.stages exclude each other: name the files in one of them")
     if examples.stages and examples.folds:

@@ -31,14 +31,16 @@ class ExampleData:
         options = ExampleOptions(**{name: getattr(config, name) for name in asdict(ExampleOptions())})
         self.loaded = load_examples(config.files, tokenizer, replace(options, max_length=self.max_length))
         self.train = self.loaded.train
-        self.fingerprint, self.place = self.train.fingerprint, ", ".join(config.files)
+        held_out = self.loaded.validation
+        # Also of what is held out: losses on other examples would not compare with the best so far.
+        self.fingerprint = "-".join(part.fingerprint for part in (self.train, held_out) if part is not None)
+        self.place = ", ".join((*config.files, *config.validation_files))
         self._rows: list[list[int]] = [[number] for number in range(len(self.train))]
         if config.packing:
             self._rows = pack(self.train.lengths - 1, self.max_length - 1)
         self._lengths = np.array([sum(int(self.train.lengths[number]) - 1 for number in row) for row in self._rows])
         self.windows_per_epoch = len(self._rows)
         self._epoch, self._order = -1, np.empty(0, np.int64)
-        held_out = self.loaded.validation
         self.validation = None if held_out is None else _validation_split(held_out)
 
     def position(self, window: int) -> int:

@@ -13,6 +13,9 @@ from training.low_bit_optimizers import adamw_8bit
 from training.muon import Muon
 from training.schedules import learning_rate_factor, momentum_at
 
+BESIDE_MUON = 3e-3
+LORA_PLUS_EMBEDDINGS = 1e-6  # as in PEFT
+
 
 def make_optimizers(
     model: Decoder, config: RunConfig, device: torch.device, precision: Precision
@@ -25,16 +28,21 @@ def make_optimizers(
         if parameter.requires_grad:
             groups.setdefault(group_of(name, parameter), []).append(parameter)
     ratio = config.adapter.lr_ratio
+    # Where AdamW trains all, what has no rate of its own has that of the matrices; Muon's would not suit it.
+    others = BESIDE_MUON if optimizer.matrices == "muon" else optimizer.lr
     rates = {  # and weight decay
         "matrices": (optimizer.lr, optimizer.weight_decay),
-        "embeddings": (optimizer.embedding_lr, 0.0),
-        "head": (optimizer.head_lr, 0.0),
-        "scalars": (optimizer.scalar_lr, 0.0),
+        "embeddings": (_or(optimizer.embedding_lr, others), 0.0),
+        "head": (_or(optimizer.head_lr, others), 0.0),
+        "scalars": (_or(optimizer.scalar_lr, others), 0.0),
         # Those of adapters have one rate, but for LoRA+ (Hayou et al. 2024, arXiv 2402.12354).
         "adapter matrices": (optimizer.lr, optimizer.weight_decay),
         "adapter matrices behind": (optimizer.lr * ratio, optimizer.weight_decay),
         "adapter vectors": (optimizer.lr * ratio, 0.0),
-        "adapter embeddings": (optimizer.lr if ratio == 1 else optimizer.embedding_lr, optimizer.weight_decay),
+        "adapter embeddings": (
+            optimizer.lr if ratio == 1 else _or(optimizer.embedding_lr, LORA_PLUS_EMBEDDINGS),
+            optimizer.weight_decay,
+        ),
     }
     by_muon = groups.pop("matrices", []) if optimizer.matrices == "muon" else []
     of_adamw = [_group(groups[name], *rates[name]) for name in rates if name in groups]
@@ -58,6 +66,10 @@ def make_optimizers(
     # Fused: one pass over each tensor instead of a dozen.
     made.append(torch.optim.AdamW(of_adamw, betas=betas, eps=optimizer.eps, fused=device.type in ("cpu", "cuda")))
     return made
+
+
+def _or(rate: float | None, otherwise: float) -> float:
+    return otherwise if rate is None else rate
 
 
 def group_of(name: str, parameter: torch.Tensor) -> str:

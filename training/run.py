@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -47,8 +47,11 @@ FIXED_FIELDS = (
 )
 
 
-def run_training(config: RunConfig, dry_run: bool = False) -> bool:
+def run_training(config: RunConfig, dry_run: bool = False, later: Sequence[Run] = ()) -> bool:
     """Train `config`, or go on training it where its newest whole checkpoint left off; returns whether it is finished.
+
+    Args:
+        later: runs that begin with what this one ends with; where one of them has begun, this one is not trained on.
 
     Raises:
         UserError: whatever keeps the run from starting or going on, with what to do about it.
@@ -75,7 +78,10 @@ def run_training(config: RunConfig, dry_run: bool = False) -> bool:
         for line in [] if state else job.data.report():
             console.print(line, soft_wrap=True)
         if is_over(job, state, console):
+            if world.is_main:
+                write_what_is_learned(job)  # again: it may have been lost or damaged since
             return True
+        check_nothing_follows(job, later)
         if world.is_main:
             prepare_directory(job)
         job.compiled = compile_on_the_clock(job, state, console)
@@ -194,6 +200,17 @@ def is_over(job: Job, state: dict[str, Any], console: Console) -> bool:
     return False
 
 
+def check_nothing_follows(job: Job, later: Sequence[Run]) -> None:
+    """Raises UserError when `job` has steps left to take, and a later run has begun with what it was before them."""
+    begun = next((run for run in later if run.checkpoints()), None)
+    if begun is not None and job.fraction_used() < 1:
+        raise UserError(
+            f"{job.run.path} would train on from step {job.progress.step}, but {begun.path} has begun with what it was "
+            "before: set the budget back, or start new runs with --name, or delete the runs after it and give the same "
+            "command again"
+        )
+
+
 def check_unchanged(run: Run, values: dict[str, Any], console: Console) -> None:
     """Compare the config with that of the run so far; what may change is said.
 
@@ -232,10 +249,15 @@ def differences(old: dict[str, Any], new: dict[str, Any], default: Any, prefix: 
 
 
 def prepare_directory(job: Job) -> None:
-    """Write the resolved config and the tokenizer into the run, and of a fine-tune what it learns from and how much."""
+    """Write the resolved config and the tokenizer into the run, and of a fine-tune what it learns."""
     write_json(job.run.config, to_dict(job.config))
     with atomic_write(job.run.tokenizer, "wb") as file:
         file.write(job.data.tokenizer.content)
+    write_what_is_learned(job)
+
+
+def write_what_is_learned(job: Job) -> None:
+    """Write of a fine-tune what it learns from, how its examples ask, and how much is trained."""
     if isinstance(job.data, ExampleData):
         write_json(job.run.path / "examples.json", job.data.to_dict())
         trained = sum(parameter.numel() for parameter in job.model.parameters() if parameter.requires_grad)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from common.errors import UserError
-from common.runs import RUNS_ROOT
+from common.runs import RUNS_ROOT, Run
 from model.device import choose_device
 from training.config import RunConfig
 from training.distribution import process_group, world_from_environment
@@ -44,6 +44,11 @@ def _stages(config: RunConfig) -> list[RunConfig]:
         found.append(replace(config, name=name, start_from=start, examples=of_stage))
         start = str(RUNS_ROOT / name)
     return found
+
+
+def later_stages(config: RunConfig, runs: list[RunConfig], number: int) -> list[Run]:
+    """Those of `runs_of(config)` after the first `number` that begin with what these have learned; folds never do."""
+    return [Run(RUNS_ROOT / one.name) for one in runs[number:]] if config.examples.stages else []
 
 
 @contextmanager

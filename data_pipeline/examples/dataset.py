@@ -111,7 +111,7 @@ def load_examples(files: Sequence[str | Path], tokenizer: Tokenizer, options: Ex
         UserError: an option is out of range, a file cannot be read, there are conversations and the tokenizer has no
             chat template, or nothing is left to train or to validate on.
     """
-    _check(files, options)
+    check_options(files, options)
     train_files = [read_records(path, options.format) for path in files]
     validation_files = [read_records(path, options.format) for path in options.validation_files]
     problems = [problem for file in train_files + validation_files for problem in file.problems]
@@ -158,7 +158,7 @@ def _listed(files: Sequence[RecordFile], split: str) -> list[FileReport]:
     return [FileReport(file.path, file.format, split, len(file.records)) for file in files]
 
 
-def _check(files: Sequence[str | Path], options: ExampleOptions) -> None:
+def check_options(files: Sequence[str | Path], options: ExampleOptions) -> None:
     """Raises UserError when an option is out of range or contradicts another."""
     if not files:
         raise UserError("name at least one file of examples")

@@ -81,7 +81,9 @@ class AdapterConfig:
         for each in fields(self):
             default = each.default if each.default_factory is MISSING else each.default_factory()
             if each.name != "method" and each.name not in READS[self.method] and getattr(self, each.name) != default:
-                raise UserError(f"adapter.{each.name} does nothing with method {self.method}; unset it")
+                flag = f"--adapter.{each.name.replace('_', '-')}"
+                back = f" ({flag} {default})" if isinstance(default, int | float) else ""
+                raise UserError(f"adapter.{each.name} does nothing with method {self.method}; unset it{back}")
         for name in ("rank", "alpha", "lr_ratio", "virtual_tokens", "bottleneck_size"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"adapter.{name} must be positive, not {getattr(self, name)}")
