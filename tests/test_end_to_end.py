@@ -20,6 +20,7 @@ import data_pipeline.__main__
 import evaluation.__main__
 import model.convert.__main__
 import sample
+import serve
 import train
 import training.dashboard
 from common.cli import parse_command, run_command
@@ -92,6 +93,9 @@ def test_readme_commands_can_be_typed() -> None:
             elif words[:2] == ["python", "sample.py"]:
                 tyro.cli(sample.SampleCommand, args=words[2:])
                 seen.add("sample")
+            elif words[:2] == ["python", "serve.py"]:
+                tyro.cli(serve.ServeCommand, args=words[2:])
+                seen.add("serve")
             elif words[:3] == ["python", "-m", "data_pipeline"]:
                 data_pipeline.__main__.parse(words[3:])
                 seen.add("data_pipeline")
@@ -108,4 +112,4 @@ def test_readme_commands_can_be_typed() -> None:
                 pytest.fail(f"no check for {words}")
     finally:
         os.chdir(before)
-    assert seen == {"train", "sample", "data_pipeline", "evaluation", "convert", "dashboard"}
+    assert seen == {"train", "sample", "serve", "data_pipeline", "evaluation", "convert", "dashboard"}
