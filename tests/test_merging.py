@@ -155,7 +155,7 @@ def test_the_lines_that_load_a_result_run(name: str, project: Path) -> None:
 def test_bottlenecks_are_loaded_by_this_project_alone(project: Path) -> None:
     commands, python = loading_of("bottleneck")
     assert not python and not any("to-hf" in line for line in commands)
-    assert "python sample.py --run runs/base --adapter runs/bottleneck/adapter --prompt 'Your text'" in commands
+    assert "python sample.py --run runs/base --adapter runs/bottleneck/adapter --ask 'Your question'" in commands
 
 
 def test_our_own_recipe_is_loaded_with_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
