@@ -23,9 +23,9 @@ import tyro  # noqa: E402
 
 from common.cli import run_command  # noqa: E402
 from common.errors import UserError  # noqa: E402
-from common.runs import Run, find_run  # noqa: E402
+from common.runs import find_run  # noqa: E402
 from inference import Completion, LoadedRun, SamplingOptions, Speed, generate, load_run  # noqa: E402
-from inference.asking import asked, chat_ids, run_of_adapter  # noqa: E402
+from inference.asking import AskingStyle, chat_ids, prompt_style, style_in  # noqa: E402
 from inference.proposers import DraftModel, PromptLookup  # noqa: E402
 from inference.speculation import Proposer  # noqa: E402
 from model.adapters.files import load_adapter  # noqa: E402
@@ -47,8 +47,8 @@ class SampleCommand(SamplingOptions):
     ask: str | None = None
     """A question for a fine-tuned run or --adapter, asked as its training examples ask; instead of a prompt."""
     chat: bool = False
-    """A conversation by the tokenizer's chat template: every line of standard input is a turn, every answer is
-    written when it comes."""
+    """A conversation: every line of standard input is a turn, every answer is written when it comes. By the
+    tokenizer's chat template; a run that learned single questions is asked the last one as its examples ask."""
     run: str | None = None
     """Name below runs/, or path, of the run; by default the newest one."""
     checkpoint: str = "best"
@@ -113,17 +113,18 @@ def main(argv: Sequence[str]) -> None:
 def prompts(loaded: LoadedRun, command: SampleCommand) -> list[tuple[str, str | list[int]]]:
     """What is shown of every prompt, and what the model reads."""
     if command.ask is not None:
-        return [("", asked(asked_by(loaded, command), loaded.tokenizer, command.ask))]
+        style = style_of(loaded, command) or prompt_style(loaded.run)
+        return [("", style.ids(loaded.tokenizer, command.ask))]
     if command.prompts is not None:
         return [(text, text) for text in read_prompts(Path(command.prompts))]
     prompt = sys.stdin.read() if command.prompt == "-" else command.prompt
     return [(prompt, prompt)]
 
 
-def asked_by(loaded: LoadedRun, command: SampleCommand) -> Run:
-    """Whose training examples ask: those of --adapter where it says how, else those of the run."""
-    found = None if command.adapter is None else run_of_adapter(Path(command.adapter))
-    return found or loaded.run
+def style_of(loaded: LoadedRun, command: SampleCommand) -> AskingStyle | None:
+    """How training examples ask: those of --adapter where it says how, else those of the run; None without any."""
+    found = None if command.adapter is None else style_in(Path(command.adapter))
+    return found or style_in(loaded.run.path)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -185,14 +186,14 @@ def write_samples(
 def converse(loaded: LoadedRun, command: SampleCommand, speed: Speed) -> Iterator[Completion]:
     """Answer every line of standard input, with all that was said before; the answers go to standard output."""
     messages: list[dict[str, str]] = []
-    drafting = proposer(loaded, command)
+    style, drafting = style_of(loaded, command), proposer(loaded, command)
     if sys.stdin.isatty():
         note("a line is a turn; an empty one is passed over; end with Ctrl-D")
     for line in sys.stdin:
         if not line.strip():
             continue
         messages.append({"role": "user", "content": line.strip()})
-        ids = chat_ids(asked_by(loaded, command), loaded.tokenizer, messages)
+        ids = chat_ids(style, loaded.tokenizer, messages)
         (answer,) = generate(
             loaded.model,
             loaded.tokenizer,

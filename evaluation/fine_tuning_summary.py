@@ -15,6 +15,7 @@ from common.files import read_json, read_json_lines
 from common.runs import Run
 from evaluation.diversity import distinct_n, split_words
 from evaluation.fine_tuning_plots import Rows, is_number, running_mean, series
+from inference.asking import EXAMPLES
 
 FEWEST = 10  # logged steps, below which nothing is said about where the loss is going
 MARGIN = 0.02  # of the training loss: a smaller change is none
@@ -95,7 +96,7 @@ def summarise(run: Run, rows: Rows, notes: Sequence[str], loading: Sequence[str]
     edge = _edge(losses)
     memory = series(rows, "memory_mb")[1]
     sizes = {name: _read_optional(run.path / f"{name}.json", notes) for name in ("adapter", "config")}
-    data = _read_optional(run.path / "examples.json", notes)
+    data = _read_optional(run.path / EXAMPLES, notes)
     when, generations = read_generations(run, dict(zip(validated, validation, strict=True)), notes)
     merging = _read_merging(run.path / "merging.json", notes)
     notes += _data_warnings(data) + _repetition_warnings(generations)

@@ -16,6 +16,7 @@ from data_pipeline.examples.rendering import render_prompt
 from data_pipeline.tokenizer import Tokenizer
 
 EXAMPLES = "examples.json"  # in a run that was fine-tuned on examples, and in the adapter that it leaves
+CONVERSATIONS = ("messages", "sharegpt", "chat_text")
 
 
 @dataclass(frozen=True)
@@ -45,44 +46,56 @@ class AskingStyle:
         return [int(number) for number in render_prompt(prompt, tokenizer, self.template_variables)[1:]]
 
 
+def style_in(directory: Path) -> AskingStyle | None:
+    """How the training examples of the run or adapter in `directory` ask; None where it was not trained on examples.
+
+    Raises:
+        UserError: its examples.json is damaged.
+    """
+    path = directory / EXAMPLES
+    try:
+        saved = read_json(path)
+        style, variables = saved["style"], saved["template_variables"]
+        if not isinstance(style, dict) or not isinstance(variables, dict):
+            raise ValueError("style and template_variables must be objects")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}); the same train.py command writes it again") from error
+    return AskingStyle(from_dict(PromptStyle, style, where=f"{path}: style"), variables)
+
+
 def prompt_style(run: Run) -> AskingStyle:
     """How the training examples of `run` ask.
 
     Raises:
         UserError: the run was not fine-tuned on examples, or its examples.json is damaged.
     """
-    path = run.path / EXAMPLES
-    try:
-        saved = read_json(path)
-        style, variables = saved["style"], saved["template_variables"]
-        if not isinstance(style, dict) or not isinstance(variables, dict):
-            raise ValueError("style and template_variables must be objects")
-    except FileNotFoundError as error:
+    style = style_in(run.path)
+    if style is None:
         raise UserError(
             f"{run.path} was not fine-tuned on examples (it has no {EXAMPLES}), so it has no way to be asked; name a "
             "run that was, or let this one continue a text with sample.py"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}); the same train.py command writes it again") from error
-    return AskingStyle(from_dict(PromptStyle, style, where=f"{path}: style"), variables)
+        )
+    return style
 
 
-def run_of_adapter(directory: Path) -> Run | None:
-    """What says how an adapter is asked: its own directory, or the run around it; None when neither does."""
-    places = directory.resolve(), directory.resolve().parent
-    return next((Run(place) for place in places if (place / EXAMPLES).is_file()), None)
+def chat_ids(style: AskingStyle | None, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """What stands before the answer to `messages`, for `inference.generate`: without the id that begins a text.
 
+    A model that learned from conversations, or of which nothing is known, gets all messages through the chat template
+    of its tokenizer. One that learned from single questions gets the last message as those were asked; it has no place
+    for others.
 
-def chat_ids(run: Run, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """Ids of a conversation that the assistant is to answer, by the tokenizer's chat template; without the id that
-    begins a text. What the template was given in training it is given again.
-
-    Raises UserError when there is no template, or it refuses the messages.
+    Raises:
+        UserError: there is no chat template, or it refuses the messages; or the last one is not the user's.
     """
-    variables = prompt_style(run).template_variables if (run.path / EXAMPLES).is_file() else {}
-    return [int(number) for number in render_prompt(list(messages), tokenizer, variables)[1:]]
-
-
-def asked(run: Run, tokenizer: Tokenizer, question: str) -> list[int]:
-    """Ids of `question` as the training examples of `run` ask. Raises UserError as `prompt_style` and its `ids` do."""
-    return prompt_style(run).ids(tokenizer, question)
+    if style is None:
+        prompt: Any = list(messages)
+    elif style.style.format not in CONVERSATIONS:
+        if messages[-1]["role"] != "user":
+            raise UserError("the last message must be the user's: this model answers one question at a time")
+        return style.ids(tokenizer, messages[-1]["content"])
+    else:
+        prompt = style.style.layout(messages)
+    return [int(number) for number in render_prompt(prompt, tokenizer, style.template_variables if style else {})[1:]]

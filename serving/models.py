@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from common.runs import Run
-from data_pipeline.examples.prompts import HeaderChat
-from data_pipeline.examples.rendering import render_prompt
 from data_pipeline.tokenizer import Tokenizer
 from inference import LoadedRun
-from inference.asking import EXAMPLES, AskingStyle, prompt_style, run_of_adapter
+from inference.asking import AskingStyle, chat_ids, style_in
 from model.adapters.attach import activate, active_names
 from model.adapters.files import load_adapter
 from serving.errors import ApiError
 from serving.schemas import ChatMessage
-
-CONVERSATIONS = ("messages", "sharegpt", "chat_text")
 
 
 @dataclass(frozen=True)
@@ -37,40 +32,15 @@ class ServedModel:
     parent: str | None = None
 
     def chat_ids(self, messages: Sequence[ChatMessage], tokenizer: Tokenizer) -> list[int]:
-        """What stands before the answer, without the id that begins a text.
-
-        A model that learned from conversations gets all messages through the chat template of its tokenizer. One that
-        learned from single questions gets the last message as they were asked; it has no place for others.
+        """What stands before the answer, as `inference.asking.chat_ids` has it.
 
         Raises:
             ApiError: there is no way to ask, or the template refuses the messages.
         """
-        plain = [message.plain() for message in messages]
         try:
-            if self.style is not None and self.style.style.format not in CONVERSATIONS:
-                return self.style.ids(tokenizer, _question(plain))
-            if tokenizer.chat_template is None:
-                raise UserError(
-                    f"{self.id} cannot chat: its tokenizer has no chat template and it was not fine-tuned on examples; "
-                    "use /v1/completions"
-                )
-            return [int(number) for number in self._rendered(plain, tokenizer)[1:]]
+            return chat_ids(self.style, tokenizer, [message.plain() for message in messages])
         except UserError as error:
-            raise ApiError(400, str(error), param="messages") from error
-
-    def _rendered(self, messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> Sequence[int]:
-        if self.style is None:
-            return list(render_prompt(messages, tokenizer))
-        style, variables = self.style.style, self.style.template_variables
-        if style.format == "chat_text":
-            return list(render_prompt(HeaderChat(tuple(messages), style.after_header, style.after_turn), tokenizer))
-        return list(render_prompt(messages, tokenizer, variables))
-
-
-def _question(messages: Sequence[Mapping[str, str]]) -> str:
-    if messages[-1]["role"] != "user":
-        raise UserError("the last message must be the user's: this model answers one question at a time")
-    return messages[-1]["content"]
+            raise ApiError(400, f"{self.id} cannot answer this: {error}", param="messages") from error
 
 
 def served_models(loaded: LoadedRun, adapters: Sequence[str]) -> dict[str, ServedModel]:
@@ -82,7 +52,7 @@ def served_models(loaded: LoadedRun, adapters: Sequence[str]) -> dict[str, Serve
     model, run = loaded.model, loaded.run
     own = active_names(model)
     path = run.path.resolve()
-    base = ServedModel(path.name, str(path), None, model.room, _style_of(run))
+    base = ServedModel(path.name, str(path), None, model.room, style_in(run.path))
     models = {base.id: base}
     for given in adapters:
         name, separator, directory = given.partition("=")
@@ -94,10 +64,6 @@ def served_models(loaded: LoadedRun, adapters: Sequence[str]) -> dict[str, Serve
             raise UserError(f"--adapter {given}: the name {name!r} is taken; choose another")
         load_adapter(model, Path(directory), name)
         where = Path(directory).resolve()
-        models[name] = ServedModel(name, str(where), name, model.room, _style_of(run_of_adapter(where)), base.id)
+        models[name] = ServedModel(name, str(where), name, model.room, style_in(where), base.id)
     activate(model, own)
     return models
-
-
-def _style_of(run: Run | None) -> AskingStyle | None:
-    return prompt_style(run) if run is not None and (run.path / EXAMPLES).is_file() else None

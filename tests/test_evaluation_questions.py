@@ -21,7 +21,7 @@ from data_pipeline.tokenizer import Tokenizer
 from evaluation.answers import has_fact, is_exact, normalised, read_questions
 from evaluation.proportions import Proportion, mcnemar
 from evaluation.questions import main
-from inference.asking import asked, prompt_style
+from inference.asking import prompt_style
 
 FACTS = {"model": "small", "text": "short", "line": "every", "word": "next"}
 TUNING = """
@@ -103,7 +103,7 @@ def test_a_question_is_asked_id_by_id_as_in_training(project: Path) -> None:
         questions_and_answers("", (project / "train.txt").read_text(encoding="utf-8")), rows(), strict=True
     ):
         trained = render(record, tokenizer, "completion")  # type: ignore[arg-type]
-        assert asked(run, tokenizer, row["question"]) == trained.ids[~trained.learned][1:].tolist()  # type: ignore[union-attr]
+        assert prompt_style(run).ids(tokenizer, row["question"]) == trained.ids[~trained.learned][1:].tolist()  # type: ignore[union-attr]
 
 
 def test_the_text_that_an_instruction_is_about_is_asked_too(project: Path) -> None:

@@ -24,7 +24,9 @@ from inference_fixtures import (
 from common.errors import UserError
 from common.files import sha256_of, write_json
 from common.runs import Run
+from data_pipeline.examples.prompts import PromptStyle
 from inference import SamplingOptions, generate, load_run
+from inference.asking import EXAMPLES, AskingStyle
 
 SAMPLE = str(ROOT / "sample.py")
 
@@ -202,6 +204,19 @@ def test_a_conversation_is_answered_turn_by_turn(tmp_path: Path) -> None:
         said += f"user: {turn}\n"
         answers.append(generate(loaded.model, loaded.tokenizer, f"{said}assistant:", greedy)[0].text)
         said += f"assistant: {answers[-1]}\n"
+    assert (code, out) == (0, "".join(f"{answer}\n" for answer in answers))
+
+
+def test_a_run_that_learned_single_questions_is_asked_each_as_one(tmp_path: Path) -> None:
+    """Not through a template, which its tokenizer may have though the run has never seen it."""
+    run = make_run(tmp_path / "runs" / "tuned", context_length=256)
+    style = AskingStyle(PromptStyle("qa", "Question", "Answer"), {})
+    write_json(run / EXAMPLES, style.to_dict())
+    loaded = load_run(Run(run), device="cpu")
+    options = ["--chat", "--max-new-tokens", "6", "--temperature", "0"]
+    ((code, out, _),) = run_all("sample", [options], tmp_path, text="Hello\nriver?\n")
+    prompts = [style.ids(loaded.tokenizer, question) for question in ("Hello", "river?")]
+    answers = [generate(loaded.model, loaded.tokenizer, [ids], SamplingOptions(6, 0.0))[0].text for ids in prompts]
     assert (code, out) == (0, "".join(f"{answer}\n" for answer in answers))
 
 

@@ -12,7 +12,7 @@ from serving_fixtures import Running, events_of, load, make_chat_run, running
 
 from common.files import write_json
 from inference import LoadedRun, SamplingOptions, generate
-from inference.asking import EXAMPLES, asked
+from inference.asking import EXAMPLES, prompt_style
 from serving.options import ServerOptions
 
 
@@ -188,7 +188,9 @@ def test_a_run_is_asked_as_its_examples_ask(tmp_path_factory: pytest.TempPathFac
     write_json(directory / EXAMPLES, {"style": style, "template_variables": {}})
     tuned = load(directory)
     options = SamplingOptions(max_new_tokens=12, temperature=0.0)
-    expected = generate(tuned.model, tuned.tokenizer, [asked(tuned.run, tuned.tokenizer, "¿Qué?")], options)[0].text
+    expected = generate(tuned.model, tuned.tokenizer, [prompt_style(tuned.run).ids(tuned.tokenizer, "¿Qué?")], options)[
+        0
+    ].text
     with running(tuned) as server:
         turns = [{"role": "user", "content": "other"}, {"role": "assistant", "content": "b"}]
         for before in ([], turns):

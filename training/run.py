@@ -14,6 +14,7 @@ from common.cli import to_dict
 from common.errors import UserError
 from common.files import atomic_write, only_process_in, read_json, write_json
 from common.runs import RUNS_ROOT, Checkpoint, Run
+from inference.asking import EXAMPLES
 from model.adapters.attach import trained_of_base
 from model.adapters.fingerprint import base_fingerprint
 from model.convert.opening import check_base, open_source
@@ -259,7 +260,7 @@ def prepare_directory(job: Job) -> None:
 def write_what_is_learned(job: Job) -> None:
     """Write of a fine-tune what it learns from, how its examples ask, and how much is trained."""
     if isinstance(job.data, ExampleData):
-        write_json(job.run.path / "examples.json", job.data.to_dict())
+        write_json(job.run.path / EXAMPLES, job.data.to_dict())
         trained = sum(parameter.numel() for parameter in job.model.parameters() if parameter.requires_grad)
         sizes = {"trainable_parameters": trained, "total_parameters": job.model.parameter_count()}
         write_json(job.run.path / "adapter.json", {"start_from": job.config.start_from, **sizes})

@@ -70,7 +70,10 @@ class PromptStyle:
         if self.format in ("prompt_completion", "text"):
             return question
         system = [{"role": "system", "content": self.system}] if self.system else []
-        messages = (*system, {"role": "user", "content": question})
+        return self.layout((*system, {"role": "user", "content": question}))
+
+    def layout(self, messages: Sequence[Message]) -> Prompt:
+        """A conversation as the examples lay it out, where they are conversations."""
         if self.format == "chat_text":
-            return HeaderChat(messages, self.after_header, self.after_turn)
+            return HeaderChat(tuple(messages), self.after_header, self.after_turn)
         return messages
