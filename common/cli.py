@@ -126,7 +126,10 @@ def _check_names(kind: type[Any], values: dict[str, Any], where: str) -> None:
 
 
 def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command's `main` on `argv` (by default the process's own); a user error ends it with status 2."""
+    """Run a command's `main` on `argv` (by default the process's own).
+
+    A user error ends it with status 2; a file or connection that fails it, such as a full disk, with status 1.
+    """
     try:
         main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
@@ -135,6 +138,9 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
             time.sleep(20)
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         sys.exit(130)

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
-import math
 import sys
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +28,7 @@ STEPS = 16  # a unit: the boundaries between codes are further apart than one of
 NEGATIVE = (-1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.091050036)
 POSITIVE = (0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0)
 NF4 = torch.tensor([*NEGATIVE, 0.0, *POSITIVE])
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-QUANT_STATE = "quant_state.bitsandbytes__nf4"  # where bitsandbytes keeps what is no tensor, as JSON in bytes
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def _dynamic_map() -> Tensor:
@@ -113,7 +108,7 @@ def quantize(weight: Tensor, double: bool = True) -> Nf4:
     Raises:
         UserError: a value is not finite.
     """
-    assert weight.dtype in NAMES and weight.numel(), (weight.dtype, weight.shape)
+    assert weight.dtype in DTYPES and weight.numel(), (weight.dtype, weight.shape)
     flat = weight.reshape(-1)
     packed = torch.empty(packed_bytes(len(flat)), 1, dtype=torch.uint8, device=weight.device)
     absmax = torch.empty(block_count(len(flat)), device=weight.device)
@@ -155,7 +150,7 @@ def _nearest(scaled: Tensor) -> Tensor:
 def dequantize(nf4: Nf4, dtype: torch.dtype) -> Tensor:
     """The tensor that `nf4` stands for, multiplied out in fp32, then cast to `dtype`."""
     device = nf4.packed.device
-    if device.type == "cuda" and dtype in NAMES and not torch.compiler.is_compiling() and _bitsandbytes_agrees(device):
+    if device.type == "cuda" and dtype in DTYPES and not torch.compiler.is_compiling() and _bitsandbytes_agrees(device):
         return _dequantize_with_bitsandbytes(nf4, dtype)
     return _dequantize_by_pieces(nf4, dtype)
 
@@ -220,86 +215,3 @@ def block_count(values: int) -> int:
 
 def scale_block_count(blocks: int) -> int:
     return -(-blocks // SCALE_BLOCK)
-
-
-def state_tensors(nf4: Nf4, name: str) -> dict[str, Tensor]:
-    """What bitsandbytes keeps of a quantised weight in a state dict, under its keys, which begin with `name`."""
-    state: dict[str, Any] = {"quant_type": "nf4", "blocksize": BLOCK, "dtype": NAMES[nf4.dtype], "shape": [*nf4.shape]}
-    # The tables are copies: a safetensors file refuses tensors that share memory.
-    tensors = {name: nf4.packed, f"{name}.absmax": nf4.absmax, f"{name}.quant_map": NF4.clone()}
-    if nf4.nested_absmax is not None and nf4.offset is not None:
-        tensors[f"{name}.nested_absmax"] = nf4.nested_absmax
-        tensors[f"{name}.nested_quant_map"] = DYNAMIC.clone()
-        state |= {"nested_blocksize": SCALE_BLOCK, "nested_dtype": "float32", "nested_offset": nf4.offset.item()}
-    tensors[f"{name}.{QUANT_STATE}"] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
-    return tensors
-
-
-def from_state_tensors(tensors: Mapping[str, Tensor], name: str) -> Nf4:
-    """The weight that lies in `tensors` under the keys of `state_tensors`, written by us or by bitsandbytes.
-
-    Raises:
-        UserError: one is missing or damaged, or the weight is quantised in another way.
-    """
-    state = _read_quant_state(tensors, name)
-    shape, dtype = torch.Size(state["shape"]), DTYPES[state["dtype"]]
-    blocks = block_count(shape.numel())
-    packed = _stored(tensors, name, None).contiguous().view(-1).view(torch.uint8)  # it may be stored as wider numbers
-    if len(packed) != packed_bytes(shape.numel()):
-        raise _damaged(name, f"it has {len(packed)} bytes, not half as many as {tuple(shape)} has values")
-    packed = packed.view(-1, 1)
-    _check_table(tensors, f"{name}.quant_map", NF4)
-    if "nested_offset" not in state:
-        absmax = _stored(tensors, f"{name}.absmax", torch.float32, blocks)
-        return Nf4(packed, absmax, None, None, shape, dtype)
-    _check_table(tensors, f"{name}.nested_quant_map", DYNAMIC)
-    absmax = _stored(tensors, f"{name}.absmax", torch.uint8, blocks)
-    nested = _stored(tensors, f"{name}.nested_absmax", torch.float32, scale_block_count(blocks))
-    offset = torch.tensor(float(state["nested_offset"]), device=packed.device)
-    return Nf4(packed, absmax, nested, offset, shape, dtype)
-
-
-def _read_quant_state(tensors: Mapping[str, Tensor], name: str) -> dict[str, Any]:
-    key = f"{name}.{QUANT_STATE}"
-    stored = _stored(tensors, key, torch.uint8)
-    try:
-        state = dict(json.loads(bytes(stored.tolist())))
-    except (ValueError, TypeError) as error:
-        raise _damaged(key, f"it is not an object of JSON ({error})") from error
-    known = {"quant_type": ("nf4",), "blocksize": (BLOCK,), "dtype": tuple(DTYPES)}
-    if "nested_offset" in state:
-        known |= {"nested_blocksize": (SCALE_BLOCK,), "nested_dtype": ("float32",)}
-    for field, accepted in known.items():
-        if state.get(field) not in accepted:
-            wanted = " or ".join(map(repr, accepted))
-            raise UserError(f"{key}: {field} is {state.get(field)!r}, and only {wanted} can be read; quantise anew")
-    shape, offset = state.get("shape"), state.get("nested_offset", 0.0)
-    if not isinstance(shape, list) or not shape or not all(type(size) is int and size > 0 for size in shape):
-        raise _damaged(key, f"its shape is {shape!r}")
-    if type(offset) not in (int, float) or not math.isfinite(offset):
-        raise _damaged(key, f"its nested_offset is {offset!r}")
-    return state
-
-
-def _stored(tensors: Mapping[str, Tensor], key: str, dtype: torch.dtype | None, size: int | None = None) -> Tensor:
-    """One tensor, flat if its `size` is given; any `dtype` with None."""
-    tensor = tensors.get(key)
-    if tensor is None:
-        raise UserError(f"{key} is missing, without which the weight is lost; write or fetch its file again")
-    if dtype is not None and tensor.dtype != dtype:
-        raise _damaged(key, f"it is stored as {tensor.dtype}, not {dtype}")
-    if size is not None and tensor.shape != (size,):
-        raise _damaged(key, f"its shape is {tuple(tensor.shape)}, not ({size},)")
-    if tensor.is_floating_point() and dtype is not None and not tensor.isfinite().all():
-        raise _damaged(key, "it holds NaN or infinity")
-    return tensor
-
-
-def _check_table(tensors: Mapping[str, Tensor], key: str, table: Tensor) -> None:
-    stored = _stored(tensors, key, torch.float32, len(table)).cpu()
-    if not torch.allclose(stored, table, rtol=1e-5, atol=0):
-        raise _damaged(key, "its values are not those of bitsandbytes")
-
-
-def _damaged(key: str, how: str) -> UserError:
-    return UserError(f"{key} is damaged, or no part of a weight in NF4: {how}; write or fetch its file again")

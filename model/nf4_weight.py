@@ -17,8 +17,7 @@ from model.slots import QuantizedWeight
 class Nf4Weight(QuantizedWeight):
     """A matrix (out, in) in NF4, multiplied in the dtype of the input or, where it is on, of autocast.
 
-    It lies in buffers that no state dict holds: what a fine-tune saves is what it learns, and whoever wants the weight
-    too writes `state_tensors(weight.nf4, name)`, which others can read.
+    It lies in buffers that no state dict holds: what a fine-tune saves is what it learns.
     """
 
     packed: Tensor

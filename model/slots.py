@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -23,22 +24,22 @@ class Adapter(nn.Module):
         return outputs
 
 
-class QuantizedWeight(nn.Module):
+class QuantizedWeight(nn.Module, ABC):
     """A frozen matrix (out, in) in fewer bits (`model/nf4_weight.py`)."""
 
     shape: torch.Size
 
+    @abstractmethod
     def take(self, weight: Tensor) -> None:
         """Keep `weight`, of this shape, in fewer bits. Raises UserError when it is not finite."""
-        raise NotImplementedError
 
+    @abstractmethod
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """`x` (..., in) times the transpose of what the bits stand for, plus `bias`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """What the bits stand for, (out, in)."""
-        raise NotImplementedError
 
 
 class Slot(nn.ModuleDict):

@@ -12,8 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from model import Decoder
 from model.adapters.attach import adapters
 from model.convert.source import open_theirs
-from model.nf4 import Nf4, dequantize, quantize
-from model.slots import Linear, QuantizedWeight
+from model.nf4_weight import Nf4Weight
+from model.slots import Linear
 from model.weights import fill
 
 SIZES: dict[str, Any] = {"vocab_size": 128, "bos_token_id": 0, "eos_token_id": 0}
@@ -62,24 +62,11 @@ def disturb(model: Decoder, name: str = "default") -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
 
 
-class FourBits(QuantizedWeight):
-    """A weight in NF4 in the place of the dense one."""
-
-    def __init__(self, weight: Nf4) -> None:
-        super().__init__()
-        self.nf4 = weight
-
-    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        return torch.nn.functional.linear(x, self.dequantized(x.dtype), bias)
-
-    def dequantized(self, dtype: torch.dtype) -> Tensor:
-        return dequantize(self.nf4, dtype)
-
-
 def quantized(model: Decoder) -> Decoder:
     """The same with all linear layers in four bits."""
     for layer in model.modules():
         if isinstance(layer, Linear):
-            layer.quantized = FourBits(quantize(layer.weight.detach()))
-            layer.register_parameter("weight", None)
+            bits = Nf4Weight(*layer.weight.shape)
+            bits.take(layer.weight.detach())
+            layer.keep_in(bits)
     return model

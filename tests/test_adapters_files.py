@@ -17,7 +17,7 @@ from common.errors import UserError
 from model import Decoder, ModelConfig
 from model.adapters.attach import activate, attach, names
 from model.adapters.config import AdapterConfig
-from model.adapters.files import load_adapter, read_adapter_config, save_adapter
+from model.adapters.files import load_adapter, save_adapter
 from model.adapters.fingerprint import base_fingerprint, compare_bases
 from model.weights import fill
 
@@ -285,10 +285,10 @@ def test_a_hostile_config_is_refused_at_once(
 
 
 @pytest.mark.parametrize("text", ["[" * 200_000, "[[1, 2]]", " " * 2**20 + "{}"], ids=["deep", "list", "long"])
-def test_a_file_that_is_no_config_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_config_is_refused(text: str, gpt2: Path, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(text)
     with pytest.raises(UserError, match="is missing or damaged"):
-        read_adapter_config(tmp_path)
+        load_adapter(ours(gpt2), tmp_path)
 
 
 def test_regular_expressions_of_peft_are_read(gpt2: Path, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_diverged_or_missing_adapter_is_refused(gpt2: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match="is not finite; its training had diverged"):
         load_adapter(ours(gpt2), tmp_path / "diverged")
     with pytest.raises(UserError, match="missing or damaged"):
-        read_adapter_config(tmp_path / "nowhere")
+        load_adapter(ours(gpt2), tmp_path / "nowhere")
     with pytest.raises(UserError, match="no adapter 'other' to be saved; there are default"):
         save_adapter(model, KINDS["ia3"], tmp_path / "other", str(gpt2), "other")
     with pytest.raises(UserError, match="exists already"):

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import subprocess
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -65,6 +66,16 @@ def test_commands_need_a_run(tmp_path: Path) -> None:
     finally:
         os.chdir(before)
     assert ended.value.code == 2 and "make quickstart" in stderr.getvalue()
+
+
+def test_a_full_disk_ends_a_command_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: Sequence[str]) -> None:
+        with open("/dev/full", "w", encoding="utf-8") as file:
+            file.write("x")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main, [])
+    assert ended.value.code == 1 and "error: [Errno 28] No space left on device" in capsys.readouterr().err
 
 
 def readme_commands() -> list[list[str]]:

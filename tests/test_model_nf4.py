@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from statistics import NormalDist
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from nf4_states import QUANT_STATE, from_state_tensors, state_tensors
 from torch import Tensor
 
 from common.errors import UserError
 from model import nf4 as module
-from model.nf4 import DYNAMIC, NF4, QUANT_STATE, Nf4, dequantize, from_state_tensors, quantize, state_tensors
+from model.nf4 import DYNAMIC, NF4, Nf4, dequantize, quantize
 from model.nf4_weight import Nf4Weight
 from model.slots import Linear
 
@@ -162,60 +161,6 @@ def test_numbers_wider_than_bytes_are_read_too(bnb: Any) -> None:
     assert packed.dtype == torch.bfloat16
     mine = from_state_tensors(state_of_bitsandbytes(packed, state), "w")
     assert torch.equal(mine.packed, quantize(weight).packed)
-
-
-@pytest.mark.parametrize("double", [True, False])
-def test_a_file_gives_back_what_it_was_given(tmp_path: Path, double: bool) -> None:
-    both = {name: quantize(weights(40, 72, seed=seed), double) for seed, name in enumerate(("a.weight", "b.weight"))}
-    save_file(
-        {key: tensor for name, nf4 in both.items() for key, tensor in state_tensors(nf4, name).items()}, tmp_path / "f"
-    )
-    tensors = load_file(tmp_path / "f")
-    for name, nf4 in both.items():
-        assert_same(from_state_tensors(tensors, name), nf4)
-
-
-def changed(tensor: Tensor, **fields: Any) -> Tensor:
-    state = {**json.loads(bytes(tensor.tolist())), **fields}
-    return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
-
-
-DAMAGES: dict[str, tuple[str, Callable[[Tensor], Tensor | None], str]] = {
-    "no bytes": ("w", lambda _: None, "missing"),
-    "bytes cut off": ("w", lambda packed: packed[:-1], "1439 bytes"),
-    "no scales": ("w.absmax", lambda _: None, "missing"),
-    "scales cut off": ("w.absmax", lambda codes: codes[1:], r"\(44,\), not \(45,\)"),
-    "scales of another kind": ("w.absmax", lambda codes: codes.float(), "float32"),
-    "no nested scales": ("w.nested_absmax", lambda _: None, "missing"),
-    "nested scales not finite": ("w.nested_absmax", lambda nested: nested / 0, "infinity"),
-    "another table": ("w.quant_map", lambda table: table * 1.01, "bitsandbytes"),
-    "another table of scales": ("w.nested_quant_map", lambda table: table.flip(0), "bitsandbytes"),
-    "no state": (f"w.{QUANT_STATE}", lambda _: None, "missing"),
-    "no JSON": (f"w.{QUANT_STATE}", lambda state: state[:-3], "JSON"),
-    "no text": (f"w.{QUANT_STATE}", lambda state: state + 200, "JSON"),
-    "no object": (f"w.{QUANT_STATE}", lambda _: torch.tensor([55], dtype=torch.uint8), "JSON"),
-    "another type": (f"w.{QUANT_STATE}", lambda state: changed(state, quant_type="fp4"), "quant_type is 'fp4'"),
-    "other blocks": (f"w.{QUANT_STATE}", lambda state: changed(state, blocksize=128), "blocksize is 128"),
-    "other nested blocks": (f"w.{QUANT_STATE}", lambda state: changed(state, nested_blocksize=64), "nested_blocksize"),
-    "another dtype": (f"w.{QUANT_STATE}", lambda state: changed(state, dtype="int8"), "dtype is 'int8'"),
-    "another shape": (f"w.{QUANT_STATE}", lambda state: changed(state, shape=[40, 71]), "1440 bytes"),
-    "no shape": (f"w.{QUANT_STATE}", lambda state: changed(state, shape=None), "shape is None"),
-    "a negative shape": (f"w.{QUANT_STATE}", lambda state: changed(state, shape=[-40, -72]), "shape is"),
-    "no offset": (f"w.{QUANT_STATE}", lambda state: changed(state, nested_offset=None), "nested_offset is None"),
-    "an infinite offset": (f"w.{QUANT_STATE}", lambda state: changed(state, nested_offset=1e999), "is inf"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_weight_is_refused_by_name(damage: str) -> None:
-    key, change, reason = DAMAGES[damage]
-    tensors: dict[str, Tensor] = state_tensors(quantize(weights(40, 72)), "w")
-    put = change(tensors.pop(key))
-    if put is not None:
-        tensors[key] = put
-    named = "w" if damage == "another shape" else key  # which of the two is wrong nobody can tell
-    with pytest.raises(UserError, match=f"^{named}(:| is).*{reason}"):
-        from_state_tensors(tensors, "w")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

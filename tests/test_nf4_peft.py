@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from nf4_states import from_state_tensors
 from torch import Tensor
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
@@ -16,7 +17,6 @@ from model.adapters.attach import adapters, attach
 from model.adapters.config import AdapterConfig
 from model.adapters.sites import find_sites
 from model.convert.source import open_theirs
-from model.nf4 import from_state_tensors
 from model.nf4_weight import Nf4Weight
 from model.slots import Linear
 from model.weights import Storage, empty_decoder, fill

@@ -8,18 +8,14 @@ import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-import data_pipeline.config
-import data_pipeline.questions.config
-from common.cli import from_dict, load_config
 from common.errors import UserError
-from data_pipeline.config_checks import check
 from data_pipeline.shards import Dataset, Shard, TokenStream, token_dtype
 from model import Decoder, ModelConfig
 from model.device import Precision, choose_device, choose_precision
@@ -29,13 +25,10 @@ from training.batches import Batches
 from training.config import (
     BatchConfig,
     BudgetConfig,
-    CheckpointConfig,
     OpeningConfig,
     OptimizerConfig,
     RunConfig,
     ScheduleConfig,
-    TrackingConfig,
-    ValidationConfig,
 )
 from training.config_checks import check as check_run
 from training.console import ProgressDisplay
@@ -338,66 +331,3 @@ def test_the_time_left_is_never_negative() -> None:
     row = {"step": 9, "train/loss": 1.0, "lr": 0.1, "tokens_per_second": 5.0}
     ProgressDisplay(console).update(row, 1.01, -0.4)
     assert isinstance(console.file, io.StringIO) and "ETA 0 s" in console.file.getvalue()
-
-
-@pytest.mark.parametrize(("name", "processes"), [("quickstart", 1), ("quickstart", 2), ("mini", 1), ("mini", 16)])
-def test_configs_split_over_the_processes_that_the_readme_names(name: str, processes: int) -> None:
-    assert split_batch(load_config(PROJECT / "configs" / f"{name}.py", RunConfig), processes).accumulation >= 1
-
-
-@pytest.mark.parametrize("path", sorted((PROJECT / "configs" / "data").glob("*.py")), ids=lambda path: path.stem)
-def test_every_data_config_loads(path: Path) -> None:
-    if "QuestionsConfig" in path.read_text(encoding="utf-8"):
-        data_pipeline.questions.config.check(load_config(path, data_pipeline.questions.config.QuestionsConfig))
-    else:
-        check(load_config(path, data_pipeline.config.DataConfig))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"validation": ValidationConfig(every=0)}, "validation.every must be at least 1"),
-        ({"tracking": TrackingConfig(log_every=0)}, "tracking.log_every"),
-        ({"checkpoint": CheckpointConfig(keep=0)}, "checkpoint.keep"),
-        ({"schedule": ScheduleConfig(warmup=1.5)}, "schedule.warmup is a fraction"),
-        ({"seed": -1}, "seed must not be negative"),
-        ({"optimizer": OptimizerConfig(head_lr=-1e-3)}, r"optimizer.head_lr must not be negative, not -0\.001"),
-        ({"optimizer": OptimizerConfig(eps=-1e-8)}, "optimizer.eps must not be negative"),
-        ({"optimizer": OptimizerConfig(beta2=1.0)}, r"optimizer.beta2 .* at least 0 and below 1, not 1\.0"),
-        ({"optimizer": OptimizerConfig(momentum=1.5)}, "optimizer.momentum .* below 1"),
-        ({"optimizer": OptimizerConfig(ema=1.0)}, "optimizer.ema .* below 1"),
-        ({"schedule": ScheduleConfig(warmup=0.6)}, r"schedule.warmup 0\.6 and schedule.cooldown 0\.5 .* at most 1"),
-        ({"budget": BudgetConfig(steps=-3)}, "budget.steps must be positive"),
-        ({"name": ""}, "plain directory name"),
-        ({"name": "../x"}, "plain directory name"),
-    ],
-)
-def test_values_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        check_run(RunConfig(**changes))
-
-
-def test_shapes_out_of_range_are_refused() -> None:
-    for changes in ({"heads": 0}, {"kv_heads": -1}, {"mlp_width": -5}, {"rope_base": -1.0}, {"dropout": 1.0}):
-        with pytest.raises(UserError, match=f"model.{next(iter(changes))} must be"):
-            ModelConfig(**changes).check()  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("processes", "passes", "windows"), [(1, 8, 8), (4, 2, 8), (16, 1, 4), (64, 1, 1)])
-def test_the_passes_of_a_step_are_derived(processes: int, passes: int, windows: int) -> None:
-    config = RunConfig(batch=BatchConfig(tokens_per_step=65_536, micro_batch_size=8))
-    split = split_batch(config, processes)
-    assert (split.accumulation, split.micro_batch, split.tokens_per_step) == (passes, windows, 65_536)
-
-
-def test_a_step_that_does_not_come_out_even_is_refused() -> None:
-    config = RunConfig(batch=BatchConfig(tokens_per_step=65_536, micro_batch_size=8))
-    with pytest.raises(UserError, match="64,512 or 67,584"):
-        split_batch(config, 3)
-    with pytest.raises(UserError, match="tokens-per-step 131,072"):
-        split_batch(config, 128)
-
-
-def test_saved_config_with_an_unknown_field() -> None:
-    with pytest.raises(UserError, match="did you mean 'layers'"):
-        from_dict(ModelConfig, {"layer": 3}, "config.json")

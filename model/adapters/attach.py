@@ -17,7 +17,7 @@ from model.adapters.low_rank import LowRank, LowRankEmbedding
 from model.adapters.scaling import Scaling
 from model.adapters.sites import Site, choose_sites, find_sites, trained_rules
 from model.decoder import Decoder
-from model.slots import Embedding, Linear, QuantizedWeight
+from model.slots import Embedding, Linear, QuantizedWeight, Slot
 from model.virtual import Prefix, Prompt, VirtualTokens
 
 
@@ -109,10 +109,14 @@ def activate(model: Decoder, chosen: Sequence[str]) -> None:
         raise _unknown(model, missing[0])
     if not chosen and names(model) and trained_of_base(model):
         raise UserError("an adapter with modules_to_save cannot be switched off: it changed the base; load that again")
-    for site in find_sites(model):
-        site.slot.active = tuple(name for name in chosen if name in site.slot)
-    if model.virtual is not None:
-        model.virtual.active = model.virtual.name in chosen
+    _apply([site.slot for site in find_sites(model)], model.virtual, chosen)
+
+
+def _apply(slots: Sequence[Slot], virtual: VirtualTokens | None, chosen: Sequence[str]) -> None:
+    for slot in slots:
+        slot.active = tuple(name for name in chosen if name in slot)
+    if virtual is not None:
+        virtual.active = virtual.name in chosen
 
 
 class Switch:
@@ -126,13 +130,9 @@ class Switch:
     def __call__(self, name: str | None) -> None:
         """Apply the adapter `name` alone; with None those that were active at first."""
         chosen = self.found if name is None else (name,)
-        if chosen == self._now:
-            return
-        self._now = chosen
-        for slot in self._slots:
-            slot.active = tuple(each for each in chosen if each in slot)
-        if self.model.virtual is not None:
-            self.model.virtual.active = self.model.virtual.name in chosen
+        if chosen != self._now:
+            self._now = chosen
+            _apply(self._slots, self.model.virtual, chosen)
 
 
 def active_names(model: Decoder) -> list[str]:

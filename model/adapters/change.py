@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -40,7 +41,7 @@ class Change:
         return all(factor is None or bool(factor.all()) for factor in (self.rows, self.columns))
 
 
-class SiteAdapter(Adapter):
+class SiteAdapter(Adapter, ABC):
     """A change of one site of a decoder (`sites.py`)."""
 
     @property
@@ -56,9 +57,9 @@ class SiteAdapter(Adapter):
         """What merging it does to the weight of `layers`; None when no weight could do the same."""
         return None
 
+    @abstractmethod
     def is_idle(self, layers: Sequence[nn.Module]) -> bool:
         """Whether it changes nothing, as before any training."""
-        raise NotImplementedError
 
 
 def in_dtype_of(x: Tensor, weight: Tensor) -> Tensor:

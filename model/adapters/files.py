@@ -112,11 +112,6 @@ def load_adapter(model: Decoder, directory: Path, name: str = "default") -> Adap
     return config
 
 
-def read_adapter_config(directory: Path) -> AdapterConfig:
-    """`adapter_config.json`. Raises UserError when it is missing, damaged, or of a kind that is not known here."""
-    return from_peft(_read_values(directory / CONFIG), str(directory / CONFIG))
-
-
 def _read_values(path: Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > LARGEST:
