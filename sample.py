@@ -11,7 +11,6 @@ bind_threads()
 keep_freed_memory()
 
 import json  # noqa: E402
-import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
 from dataclasses import dataclass, fields  # noqa: E402
@@ -95,16 +94,11 @@ def main(argv: Sequence[str]) -> None:
         load_adapter(loaded.model, Path(command.adapter), "added")
         note(f"adapter {command.adapter}")
     speed, finished = Speed(), list[Completion]()
-    try:
-        if command.chat:
-            finished += converse(loaded, command, speed)
-        else:
-            finished += write_samples(loaded, prompts(loaded, command), command, speed)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough. Python would complain once more when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
+    if command.chat:
+        finished += converse(loaded, command, speed)
+    else:
+        finished += write_samples(loaded, prompts(loaded, command), command, speed)
+    sys.stdout.flush()
     note("ended by: " + ", ".join(completion.finish_reason for completion in finished))
     for line in speed.report(loaded.model):
         note(line)

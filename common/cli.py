@@ -138,6 +138,10 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | Non
             time.sleep(20)
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Python would complain once more when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as a shell reports a process that the signal ended
     except OSError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -148,8 +148,8 @@ def test_a_closed_pipe_ends_quietly(world: World) -> None:
         assert process.stdout.read(3) == b"The"
         process.stdout.close()
         errors = process.stderr.read().decode()
-    assert process.returncode == 0
-    assert "Error" not in errors and "Traceback" not in errors
+    assert process.returncode == 141  # as a shell has it of a process that SIGPIPE ended
+    assert "rror" not in errors and "Traceback" not in errors
 
 
 def test_mistakes_end_with_status_2(world: World) -> None:
