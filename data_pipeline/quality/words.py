@@ -12,8 +12,13 @@ import re
 import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import repeat
 
 import numpy as np
+
+from data_pipeline.quality.units import ADDRESS, DIGIT, DOT, INNER, MARK, ODD, SPACE, Units, units_of
+from data_pipeline.quality.units import LETTER as LETTER_CLASS
 
 _LOWER = "a-zß-öø-ÿāăąćĉċčďđēĕėęěĝğġģĥħĩīĭįıĳĵķĸĺļľŀłńņňŉŋōŏőœŕŗřśŝşšţťŧũūŭůűųŵŷźżžſα-ωά-ώа-џ"
 _UPPER = "A-ZÀ-ÖØ-ÞĀĂĄĆĈĊČĎĐĒĔĖĘĚĜĞĠĢĤĦĨĪĬĮİĲĴĶĹĻĽĿŁŃŅŇŊŌŎŐŒŔŖŘŚŜŞŠŢŤŦŨŪŬŮŰŲŴŶŸŹŻŽΑ-ΫΆ-ΏЀ-Я"
@@ -159,52 +164,92 @@ def _split_inside(piece: str) -> Iterable[str]:
 
 def flags_of(word: str) -> int:
     """LETTER where it holds one, WORD where it holds a letter or digit, PUNCTUATION where it is nothing else."""
+    if word.isalpha():
+        return LETTER + WORD
     flags = LETTER * any(map(str.isalpha, word)) + WORD * any(map(str.isalnum, word))
     if not flags:
         flags = PUNCTUATION * all(unicodedata.category(character)[0] == "P" for character in word)
     return flags + SENTENCE_END * (word in _SENTENCE_ENDS)
 
 
-class WordTable(dict[str, int]):
-    """Numbers every piece of text between spaces, and every word, in the order in which they are first seen."""
+@cache
+def _classes() -> np.ndarray:
+    """What `units.py` needs to know of every code point, (0x110000,) uint8."""
+    classes = np.array([_class_of(character) for character in map(chr, range(0x110000))], np.uint8)
+    classes[[ord(mark) for mark in "@/?#:-"]] |= ADDRESS
+    return classes
+
+
+def _class_of(character: str) -> int:
+    if character.isspace():
+        return SPACE
+    if character.isascii():
+        if character in _MARKS_OF_BOTH_SIDES:
+            return MARK
+        if character in "+^~=/%@-.":
+            return INNER | DOT * (character == ".")
+        return LETTER_CLASS * character.isalpha() | DIGIT * character.isdigit() | ODD * (character == "$")
+    if character.isalpha() and not _ONE_MARK.match(character):
+        return LETTER_CLASS | ADDRESS  # in a host name too
+    return ODD
+
+
+class WordTable:
+    """Numbers every word, and remembers how pieces were cut, from one text to the next."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._reset()
 
     def _reset(self) -> None:
-        self.clear()
         self.numbers: dict[str, int] = {}  # of words
         self._lengths, self._flags = array("i"), array("b")  # of words
-        self._words, self._ends = array("i"), array("i", [0])  # of pieces: the words one after another, and their ends
+        self._units: dict[int, int] = {}  # by hash
+        self._words, self._ends = array("i"), array("i", [0])  # of units: the words one after another, and their ends
 
-    def __missing__(self, piece: str) -> int:
-        for word in split_piece(piece):
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def read(self, texts: Sequence[str]) -> Words:
+        """The words of all texts."""
+        if len(self) > _FORGET_ABOVE:
+            self._reset()
+        units = units_of(texts, _classes())
+        numbers = self._numbers_of(units)
+        ends = np.array(self._ends, np.int64)
+        in_unit = np.diff(ends)[numbers]  # words of each unit
+        starts = np.concatenate(([0], np.cumsum(in_unit)))  # of the units among the words of the batch
+        places = np.arange(starts[-1]) + np.repeat(ends[:-1][numbers] - starts[:-1], in_unit)
+        return Words(self, np.array(self._words, np.int32)[places], starts[units.borders])
+
+    def _numbers_of(self, units: Units) -> np.ndarray:
+        """The number of each unit, (units,); those not yet known are cut into words."""
+        order = np.argsort(units.hashes)
+        ordered = units.hashes[order]
+        new = np.ones(len(order), bool)
+        new[1:] = ordered[1:] != ordered[:-1]
+        first = order[new]  # one of each different unit
+        hashes = units.hashes[first]
+        numbers = np.array(list(map(self._units.get, hashes.tolist(), repeat(-1))), np.int32)
+        unknown = np.flatnonzero(numbers < 0)
+        numbers[unknown] = np.arange(len(self), len(self) + len(unknown))
+        self._units.update(zip(hashes[unknown].tolist(), numbers[unknown].tolist(), strict=True))
+        chosen = first[unknown]
+        places = zip(units.starts[chosen].tolist(), units.ends[chosen].tolist(), units.is_word[chosen].tolist(), strict=True)
+        for start, end, is_word in places:
+            unit = units.text[start:end]
+            self._add((unit,) if is_word else split_piece(unit))
+        found = np.empty(len(order), np.int32)
+        found[order] = numbers[np.cumsum(new) - 1]
+        return found
+
+    def _add(self, words: Iterable[str]) -> None:
+        for word in words:
             number = self.numbers.setdefault(word, len(self.numbers))
             if number == len(self._lengths):
                 self._lengths.append(len(word))
                 self._flags.append(flags_of(word))
             self._words.append(number)
         self._ends.append(len(self._words))
-        self[piece] = number = len(self)
-        return number
-
-    def read(self, texts: Sequence[str]) -> Words:
-        """The words of all texts."""
-        if len(self) > _FORGET_ABOVE:
-            self._reset()
-        pieces = array("i")
-        counts = []
-        for text in texts:
-            found = text.split()
-            counts.append(len(found))
-            pieces.extend(map(self.__getitem__, found))
-        numbers = np.frombuffer(pieces, np.int32) if pieces else np.empty(0, np.int32)
-        ends = np.array(self._ends, np.int64)
-        in_piece = np.diff(ends)[numbers]  # words of each piece
-        starts = np.concatenate(([0], np.cumsum(in_piece)))  # of the pieces among the words of the batch
-        places = np.arange(starts[-1]) + np.repeat(ends[:-1][numbers] - starts[:-1], in_piece)
-        return Words(self, np.array(self._words, np.int32)[places], starts[np.cumsum([0, *counts])])
 
     def properties(self) -> tuple[np.ndarray, np.ndarray]:
         """Characters and flags of every word, by number."""
