@@ -78,6 +78,9 @@ def split_piece(piece: str) -> list[str]:
     """The words of what stands between two spaces; what is long and no plain word is cut every thousand characters."""
     if piece.isalpha():
         return [piece]
+    rest = piece[:-1]
+    if piece[-1] == "." and rest.isalpha() and "a" <= rest[-1] <= "z" and piece not in _WHOLE:
+        return [rest, "."]
     name = piece.strip(_MARKS_OF_BOTH_SIDES)
     start = piece.find(name)
     end = start + len(name)
@@ -215,11 +218,11 @@ class WordTable:
             self._reset()
         units = units_of(texts, _classes())
         numbers = self._numbers_of(units)
-        ends = np.array(self._ends, np.int64)
+        ends = np.asarray(self._ends)
         in_unit = np.diff(ends)[numbers]  # words of each unit
         starts = np.concatenate(([0], np.cumsum(in_unit)))  # of the units among the words of the batch
         places = np.arange(starts[-1]) + np.repeat(ends[:-1][numbers] - starts[:-1], in_unit)
-        return Words(self, np.array(self._words, np.int32)[places], starts[units.borders])
+        return Words(self, np.asarray(self._words)[places], starts[units.borders])
 
     def _numbers_of(self, units: Units) -> np.ndarray:
         """The number of each unit, (units,); those not yet known are cut into words."""
@@ -253,7 +256,7 @@ class WordTable:
 
     def properties(self) -> tuple[np.ndarray, np.ndarray]:
         """Characters and flags of every word, by number."""
-        return np.array(self._lengths, np.int32), np.array(self._flags, np.int8)
+        return np.asarray(self._lengths), np.asarray(self._flags)
 
 
 class Words:
