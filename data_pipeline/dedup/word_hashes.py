@@ -19,8 +19,7 @@ _ALL = ~np.uint64(0)
 _NOT_ASCII = np.uint64(0x8080808080808080)
 _UNKNOWN = 2
 _CLASSES = bytes(int(chr(byte).isalnum() or chr(byte) == "_") if byte < 128 else _UNKNOWN for byte in range(256))
-
-_LATIN_LOWER = bytes(map(ord, map(str.lower, map(chr, range(256)))))
+_ASCII = bytes(range(128))
 
 
 def word_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -33,13 +32,13 @@ def word_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _encoded(text: str) -> bytes:
-    """UTF-8 of the text, beyond ASCII in lower case."""
-    if text.isascii():
-        return text.encode()
-    try:
-        return text.encode("latin-1").translate(_LATIN_LOWER).decode("latin-1").encode()  # much faster than lower()
-    except UnicodeEncodeError:
-        return text.lower().encode()
+    """UTF-8 of the text, in lower case where that changes more than ASCII letters."""
+    encoded = text.encode()
+    if not text.isascii():
+        beyond = encoded.translate(None, _ASCII).decode()  # a few characters, where lower() would go through them all
+        if beyond != beyond.lower():
+            return text.lower().encode()
+    return encoded
 
 
 def word_borders(buffer: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -62,12 +61,11 @@ def _classify(codes: np.ndarray, inside: np.ndarray) -> None:
     sizes = 2 + (first >= 0xE0) + (first >= 0xF0)
     points = first & (0x7F >> sizes)
     for following in (1, 2, 3):
-        longer = np.flatnonzero(sizes > following) if following > 1 else slice(None)
+        longer = sizes > following
         points[longer] = points[longer] << np.uint32(6) | (codes[leads[longer] + following] & 0x3F)
     classes = (character_classes()[points] & IN_WORD > 0).astype(np.uint8)
-    inside[leads] = classes
-    for following in (1, 2, 3):
-        longer = np.flatnonzero(sizes > following) if following > 1 else slice(None)
+    for following in range(4):
+        longer = sizes > following
         inside[leads[longer] + following] = classes[longer]
 
 
@@ -86,8 +84,7 @@ def hash_words(buffer: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarra
 
 def _lowered(chunks: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The first `lengths` bytes of each chunk; lower case, where they are ASCII."""
-    # ASCII letters differ from their capitals in the bit 0x20; digits have it set, and "_" becomes a byte that is in no
-    # word.
+    # ASCII letters differ from capitals in the bit 0x20; digits have it, and "_" becomes a byte that is in no word.
     lowered = chunks & _NOT_ASCII
     lowered ^= _NOT_ASCII
     lowered >>= np.uint64(2)

@@ -8,7 +8,7 @@ pieces these rules come to the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase, ascii_uppercase
 
@@ -51,8 +51,14 @@ class Units:
     hashes: np.ndarray  # (units,) uint64, equal for equal units
     borders: np.ndarray  # (texts + 1,), where each text begins among the units, and the end
 
+    def at(self, positions: np.ndarray) -> Iterator[tuple[str, bool]]:
+        """Some of the units, and whether each is a word."""
+        columns = (column[positions].tolist() for column in (self.starts, self.ends, self.is_word))
+        for start, end, is_word in zip(*columns, strict=True):
+            yield self.text[start:end], is_word
 
-def units_of(texts: Sequence[str], table: np.ndarray) -> Units:
+
+def cut(texts: Sequence[str], table: np.ndarray) -> Units:
     """Cut all texts; `table` holds the classes of every code point, (0x110000,) uint8."""
     text = "\n".join(("", *texts, "", ""))
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
@@ -130,10 +136,10 @@ class _Pieces:
         """The single characters at which plain cores are cut."""
         chosen = np.flatnonzero(_CUTTING[self.characters])
         sites, characters = self.sites[chosen], self.characters[chosen]
-        before, after = self.classes[sites - 1], self.classes[sites + 1]
+        before, after, following = self.classes[sites - 1], self.classes[sites + 1], self.codes[sites + 1]
         cut = _AFTER_EITHER[characters] & (before & (LETTER | DIGIT) > 0) & (after & LETTER > 0)
         cut |= _BETWEEN_LETTERS[characters] & (before & LETTER > 0) & (after & LETTER > 0)
-        cut |= _AFTER_DIGIT[characters] & (before & DIGIT > 0) & ((after & DIGIT > 0) | (self.codes[sites + 1] == _DASH))
+        cut |= _AFTER_DIGIT[characters] & (before & DIGIT > 0) & ((after & DIGIT > 0) | (following == _DASH))
         sites = sites[cut]
         return sites[self.plain[self._owners(sites)]] if len(sites) else sites
 

@@ -2,8 +2,8 @@
 
 The rules are those of spaCy's English tokenizer (Honnibal and Montani 2017), because the thresholds in use today were
 chosen on its words: what stands between spaces is stripped of punctuation on both sides, then cut inside at hyphens,
-slashes and the like. They look at nothing but these pieces, and pieces repeat, so each is cut once and its words are
-looked up from then on; texts become arrays of word numbers.
+slashes and the like. They look at nothing but these pieces. Most pieces are cut in arrays (`units.py`); of what is left
+after that each is cut once, and its words are looked up from then on; texts become arrays of word numbers.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from itertools import repeat
 
 import numpy as np
 
-from data_pipeline.quality.units import ADDRESS, DIGIT, DOT, INNER, MARK, ODD, SPACE, Units, units_of
-from data_pipeline.quality.units import LETTER as LETTER_CLASS
+from data_pipeline.quality import units
 
 _LOWER = "a-zß-öø-ÿāăąćĉċčďđēĕėęěĝğġģĥħĩīĭįıĳĵķĸĺļľŀłńņňŉŋōŏőœŕŗřśŝşšţťŧũūŭůűųŵŷźżžſα-ωά-ώа-џ"
 _UPPER = "A-ZÀ-ÖØ-ÞĀĂĄĆĈĊČĎĐĒĔĖĘĚĜĞĠĢĤĦĨĪĬĮİĲĴĶĹĻĽĿŁŃŅŇŊŌŎŐŒŔŖŘŚŜŞŠŢŤŦŨŪŬŮŰŲŴŶŸŹŻŽΑ-ΫΆ-ΏЀ-Я"
@@ -80,7 +79,7 @@ def split_piece(piece: str) -> list[str]:
         return [piece]
     rest = piece[:-1]
     if piece[-1] == "." and rest.isalpha() and "a" <= rest[-1] <= "z" and piece not in _WHOLE:
-        return [rest, "."]
+        return [rest, "."]  # as most sentences end
     name = piece.strip(_MARKS_OF_BOTH_SIDES)
     start = piece.find(name)
     end = start + len(name)
@@ -177,24 +176,26 @@ def flags_of(word: str) -> int:
 
 @cache
 def _classes() -> np.ndarray:
-    """What `units.py` needs to know of every code point, (0x110000,) uint8."""
-    classes = np.array([_class_of(character) for character in map(chr, range(0x110000))], np.uint8)
-    classes[[ord(mark) for mark in "@/?#:-"]] |= ADDRESS
+    """The classes of `units.py` of every code point, (0x110000,) uint8."""
+    classes = np.array([_class_of(chr(code)) for code in range(0x110000)], np.uint8)
+    classes[list(b"@/?#:-")] |= units.ADDRESS
     return classes
 
 
 def _class_of(character: str) -> int:
     if character.isspace():
-        return SPACE
-    if character.isascii():
-        if character in _MARKS_OF_BOTH_SIDES:
-            return MARK
-        if character in "+^~=/%@-.":
-            return INNER | DOT * (character == ".")
-        return LETTER_CLASS * character.isalpha() | DIGIT * character.isdigit() | ODD * (character == "$")
+        return units.SPACE
+    if character in _MARKS_OF_BOTH_SIDES:
+        return units.MARK
+    if character in "+^~=/%@-":
+        return units.INNER
+    if character == ".":
+        return units.INNER | units.DOT
+    if character.isascii() and not character.isalpha():
+        return units.DIGIT * character.isdigit() | units.ODD * (character == "$")
     if character.isalpha() and not _ONE_MARK.match(character):
-        return LETTER_CLASS | ADDRESS  # in a host name too
-    return ODD
+        return units.LETTER | units.ADDRESS * (not character.isascii())  # which may be part of one where ASCII is not
+    return units.ODD
 
 
 class WordTable:
@@ -216,34 +217,30 @@ class WordTable:
         """The words of all texts."""
         if len(self) > _FORGET_ABOVE:
             self._reset()
-        units = units_of(texts, _classes())
-        numbers = self._numbers_of(units)
+        found = units.cut(texts, _classes())
+        numbers = self._numbers_of(found)
         ends = np.asarray(self._ends)
         in_unit = np.diff(ends)[numbers]  # words of each unit
         starts = np.concatenate(([0], np.cumsum(in_unit)))  # of the units among the words of the batch
         places = np.arange(starts[-1]) + np.repeat(ends[:-1][numbers] - starts[:-1], in_unit)
-        return Words(self, np.asarray(self._words)[places], starts[units.borders])
+        return Words(self, np.asarray(self._words)[places], starts[found.borders])
 
-    def _numbers_of(self, units: Units) -> np.ndarray:
+    def _numbers_of(self, found: units.Units) -> np.ndarray:
         """The number of each unit, (units,); those not yet known are cut into words."""
-        order = np.argsort(units.hashes)
-        ordered = units.hashes[order]
+        order = np.argsort(found.hashes)
         new = np.ones(len(order), bool)
-        new[1:] = ordered[1:] != ordered[:-1]
-        first = order[new]  # one of each different unit
-        hashes = units.hashes[first]
+        new[1:] = np.diff(found.hashes[order]) != 0
+        one_of_each = order[new]
+        hashes = found.hashes[one_of_each]
         numbers = np.array(list(map(self._units.get, hashes.tolist(), repeat(-1))), np.int32)
         unknown = np.flatnonzero(numbers < 0)
         numbers[unknown] = np.arange(len(self), len(self) + len(unknown))
         self._units.update(zip(hashes[unknown].tolist(), numbers[unknown].tolist(), strict=True))
-        chosen = first[unknown]
-        places = zip(units.starts[chosen].tolist(), units.ends[chosen].tolist(), units.is_word[chosen].tolist(), strict=True)
-        for start, end, is_word in places:
-            unit = units.text[start:end]
+        for unit, is_word in found.at(one_of_each[unknown]):
             self._add((unit,) if is_word else split_piece(unit))
-        found = np.empty(len(order), np.int32)
-        found[order] = numbers[np.cumsum(new) - 1]
-        return found
+        result = np.empty(len(order), np.int32)
+        result[order] = numbers[np.cumsum(new) - 1]
+        return result
 
     def _add(self, words: Iterable[str]) -> None:
         for word in words:
