@@ -16,6 +16,7 @@ from data_pipeline.quality.words import WordTable, split_piece
     [
         ("word", "word"),
         ("word.", "word ."),
+        ("ℂℂg.", "ℂ ℂ g ."),
         ("“(word),”", "“ ( word ) , ”"),
         ("well-known", "well - known"),
         ("1990–2000", "1990–2000"),
@@ -58,8 +59,11 @@ ALPHABETS = (
 )
 
 
+TEXTS = st.sampled_from(ALPHABETS).flatmap(lambda characters: st.text(st.sampled_from(characters), max_size=30))
+
+
 @settings(max_examples=300)
-@given(st.lists(st.sampled_from(ALPHABETS).flatmap(lambda some: st.text(st.sampled_from(some), max_size=30)), max_size=6))
+@given(st.lists(TEXTS, max_size=6))
 def test_a_table_reads_texts_as_pieces_one_by_one(texts: list[str]) -> None:
     table = WordTable()
     table.read(["a a. b", "b-a"])  # what was read before changes the numbers only

@@ -78,7 +78,7 @@ def split_piece(piece: str) -> list[str]:
     if piece.isalpha():
         return [piece]
     rest = piece[:-1]
-    if piece[-1] == "." and rest.isalpha() and "a" <= rest[-1] <= "z" and piece not in _WHOLE:
+    if piece[-1] == "." and rest.isascii() and rest.isalpha() and rest[-1].islower() and piece not in _WHOLE:
         return [rest, "."]  # as most sentences end
     name = piece.strip(_MARKS_OF_BOTH_SIDES)
     start = piece.find(name)
