@@ -51,6 +51,7 @@ ALLOWED = {
         "training.config",
         "data_pipeline.tokenizer",
         "data_pipeline.shards",
+        "data_pipeline.quality.lexicon",
         "data_pipeline.examples",
         "data_pipeline.questions.question",
     },
