@@ -40,6 +40,8 @@ class Coherence:
     """Adjacent pairs that the first two are taken over."""
     scorer: str
     """Name and version of what made the embeddings; figures of different scorers cannot be compared."""
+    shuffled: float | None = None
+    """The coherence that the same texts would have with their sentences in any order: what lies above it is order."""
 
 
 class SentenceEncoder:
@@ -96,8 +98,9 @@ def measure_coherence(texts: Sequence[str], encoder: SentenceEncoder, unit: Unit
 
     Repeating oneself is coherent by this measure: the same sentence four times has coherence 1. So it says something
     only where `repetition` is low, and beside what is found in text that people wrote. Text that goes in a circle of
-    several sentences is not caught here but by distinct-n. The model is English-centric (see SentenceEncoder): in
-    Spanish all cosines are high, and only what lies above `unrelated` means anything.
+    several sentences is not caught here but by distinct-n. Sentences on one subject are near each other in any order,
+    so `coherence` less `shuffled` is what the order adds, and less `unrelated` what being one text adds. The model is
+    English-centric (see SentenceEncoder): in Spanish all cosines are high, and only these differences mean anything.
     """
     parts = [split_units(text, unit) for text in texts]
     vectors = encoder.encode([sentence for sentences in parts for sentence in sentences])  # (sentences, width)
@@ -110,7 +113,36 @@ def measure_coherence(texts: Sequence[str], encoder: SentenceEncoder, unit: Unit
         unrelated=_mean_cosine_across(of_texts),
         pairs=len(cosines),
         scorer=encoder.name,
+        shuffled=_mean_cosine_in_any_order(of_texts),
     )
+
+
+@dataclass(frozen=True)
+class PromptSimilarity:
+    """How near in meaning continuations are to their prompts."""
+
+    own: float | None
+    """Mean cosine of each prompt and its continuation."""
+    others: float | None
+    """Mean cosine of each prompt and the continuations of the other prompts; what lies above it is the prompt's own."""
+    texts: int
+    scorer: str
+
+
+def measure_prompt_similarity(
+    prompts: Sequence[str], continuations: Sequence[str], encoder: SentenceEncoder
+) -> PromptSimilarity:
+    """Similarity of each prompt to its continuation; pairs with an empty side are left out."""
+    pairs = [
+        (prompt, text) for prompt, text in zip(prompts, continuations, strict=True) if prompt.strip() and text.strip()
+    ]
+    if not pairs:
+        return PromptSimilarity(None, None, 0, encoder.name)
+    first, second = (encoder.encode(side) for side in zip(*pairs, strict=True))
+    cosines = first @ second.T  # (prompts, continuations)
+    count, own = len(pairs), float(np.trace(cosines))
+    others = (float(cosines.sum()) - own) / (count * (count - 1)) if count > 1 else None
+    return PromptSimilarity(own / count, others, count, encoder.name)
 
 
 def measure_repetition(texts: Sequence[str], unit: Unit = "sentences") -> float | None:
@@ -118,6 +150,18 @@ def measure_repetition(texts: Sequence[str], unit: Unit = "sentences") -> float 
     parts = [split_units(text, unit) for text in texts]
     repeated = [nearly_identical(first, second) for units in parts for first, second in pairwise(units)]
     return float(np.mean(repeated)) if repeated else None
+
+
+def _mean_cosine_in_any_order(of_texts: Sequence[np.ndarray]) -> float | None:
+    """Mean cosine of adjacent sentences over all orders of each text's sentences, given as (sentences, width) a text.
+
+    In a random order any two sentences are as likely to meet, so it is the mean over all pairs of a text.
+    """
+    texts = [rows.astype(np.float64) for rows in of_texts if len(rows) > 1]
+    if not texts:
+        return None
+    means = [((rows.sum(0) ** 2).sum() - (rows**2).sum()) / (len(rows) * (len(rows) - 1)) for rows in texts]
+    return float(np.average(means, weights=[len(rows) - 1 for rows in texts]))
 
 
 def _mean_cosine_across(of_texts: Sequence[np.ndarray]) -> float | None:

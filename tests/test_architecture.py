@@ -49,6 +49,7 @@ ALLOWED = {
         "model",
         "inference",
         "training.config",
+        "training.distribution",
         "data_pipeline.tokenizer",
         "data_pipeline.shards",
         "data_pipeline.quality.lexicon",
