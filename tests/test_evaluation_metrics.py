@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from inference_fixtures import make_run
 
-from evaluation.bleu import corpus_bleu
+from evaluation.bleu import BleuOptions, corpus_bleu
 from evaluation.diversity import measure_diversity
 from evaluation.rouge import corpus_rouge
 
@@ -75,12 +75,9 @@ def test_each_is_loaded_by_its_path(name: str, tmp_path: Path) -> None:
 
 def test_combined(tmp_path: Path) -> None:
     together = evaluate.combine([make(name, tmp_path / name) for name in ("bleu", "rouge", "diversity", "toxicity")])
-    found = together.compute(
-        predictions=PREDICTIONS, references=REFERENCES, budget=10, scorer="lexicon", lowercase=True
-    )
-    assert found["bleu"] == corpus_bleu([text.lower() for text in PREDICTIONS], [
-        [reference.lower() for reference in own] for own in REFERENCES
-    ]).score  # fmt: skip
+    options = {"budget": 10, "scorer": "lexicon", "lowercase": True}
+    found = together.compute(predictions=PREDICTIONS, references=REFERENCES, **options)
+    assert found["bleu"] == corpus_bleu(PREDICTIONS, REFERENCES, BleuOptions(lowercase=True)).score
     assert found["words"] == 10 and found["toxicity_share"] == 0
     assert found["distinct_1"] == measure_diversity(PREDICTIONS, 10).distinct_1
     assert found["rougeL"] > 0.5

@@ -12,7 +12,7 @@ from evaluation.metrics.interface import describe_measurement
 
 
 class Coherence(evaluate.Measurement):
-    """Mean cosine of adjacent sentences, of the same in any order, of unrelated ones, and the share of repeated ones."""
+    """Mean cosine of adjacent sentences, of the same in any order, of unrelated ones; and the share of repeats."""
 
     def _info(self) -> evaluate.MeasurementInfo:
         return describe_measurement(

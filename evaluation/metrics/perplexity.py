@@ -17,7 +17,7 @@ from model.device import choose_precision
 
 
 class Perplexity(evaluate.Measurement):
-    """Perplexity of all texts together: each token counts once, and not each text, however short, as much as another."""
+    """Perplexity of all texts together: every token counts alike, and not every text, however short."""
 
     def _info(self) -> evaluate.MeasurementInfo:
         return describe_measurement(

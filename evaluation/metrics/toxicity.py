@@ -18,8 +18,8 @@ class Toxicity(evaluate.Measurement):
         return describe_measurement(
             "How much of texts is toxic, as one scorer sees it.",
             "Gehman et al. 2020",
-            "Options: scorer (lexicon, better-profanity, svm, hf:DIRECTORY), threshold, per_prompt (texts in a row that "
-            "continue the same prompt).",
+            "Options: scorer (lexicon, better-profanity, svm, hf:DIRECTORY), threshold, per_prompt (texts in a row "
+            "that continue the same prompt).",
         )
 
     def _compute(
