@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -130,20 +131,20 @@ class NativeStep:
         return None if tensor is None else tensor.data_ptr()
 
     def __call__(self, ids: Sequence[Sequence[int]], cache: KVCache, last_only: bool) -> Tensor:
-        """Read the `ids` of every row of `cache`, at least one each, which then holds them too.
+        """Read the `ids` of every row of `cache`, which then holds them too.
 
         Returns:
             Logits (outputs, vocab) fp32, after all tokens of the first row, then of the second, …; with `last_only`
-            after the last of each row.
+            after the last of each row, and anything for a row without ids.
         """
         counts = [len(row) for row in ids]
-        cache.place(max(counts), counts)
+        cache.reserve(counts)
         if cache.filled > self.model.config.context_length:
             raise ValueError(f"{cache.filled} positions do not fit the context of {self.model.config.context_length}")
         rows = [row for row, count in enumerate(counts) for _ in range(count)]
         places = [start + place for start, count in zip(cache.lengths, counts, strict=True) for place in range(count)]
         tokens = len(rows)
-        ends = [sum(counts[: row + 1]) - 1 for row in range(len(counts))] if last_only else range(tokens)
+        ends = [max(0, stop - 1) for stop in itertools.accumulate(counts)] if last_only else range(tokens)
         index = torch.tensor([*(token for row in ids for token in row), *rows, *places, *ends])
         logits = torch.empty(len(ends), self._vocab)
         start, size = index.data_ptr(), index.element_size() * tokens
