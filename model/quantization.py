@@ -139,9 +139,9 @@ def as_matrix(layer: Linear | Embedding) -> Matrix | None:
 
 def _int8(weight: Tensor) -> tuple[Tensor, Tensor]:  # (rows, groups, 32) -> codes and scales as in `PackedWeight`
     scales = weight.abs().amax(dim=(1, 2)) / 127
-    codes = (weight / scales.where(scales > 0, 1)[:, None, None]).round() + 128
+    codes = ((weight / scales.where(scales > 0, 1)[:, None, None]).round() + 128).to(torch.uint8)
     # (blocks, lanes, groups, steps, 4) -> (blocks, groups, steps, lanes, 4)
-    return codes.to(torch.uint8).unflatten(0, (-1, LANES)).unflatten(-1, (-1, 4)).permute(0, 2, 3, 1, 4).contiguous(), scales
+    return codes.unflatten(0, (-1, LANES)).unflatten(-1, (-1, 4)).permute(0, 2, 3, 1, 4).contiguous(), scales
 
 
 def _int4(weight: Tensor) -> tuple[Tensor, Tensor]:  # as `_int8`
@@ -153,7 +153,7 @@ def _int4(weight: Tensor) -> tuple[Tensor, Tensor]:  # as `_int8`
         error = (weight - _four_bits(weight, scales) * scales).square().sum(-1, keepdim=True)
         best, least = torch.where(error < least, scales, best), torch.minimum(error, least)
     codes = (_four_bits(weight, best) + 8).to(torch.uint8).unflatten(0, (-1, LANES)).unflatten(-1, (2, -1, 4))
-    low, high = codes.permute(3, 0, 2, 4, 1, 5)  # (blocks, groups, steps, lanes, 4)
+    low, high = codes.permute(3, 0, 2, 4, 1, 5).contiguous()  # (blocks, groups, steps, lanes, 4)
     return low | high << 4, best.squeeze(-1).unflatten(0, (-1, LANES)).mT.bfloat16().contiguous()
 
 
