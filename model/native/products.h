@@ -4,7 +4,8 @@
 #include "vectors.h"
 
 constexpr int GROUP = 32;  // inputs that share a scale
-constexpr int TILE = 8;    // tokens that a weight meets while it is in a register
+constexpr int TILE = 8;    // tokens that a weight meets while it is in a register, of a quantised matrix
+constexpr int DENSE = 4;   // and of another
 
 enum Kind : int64_t { FP32, BF16, INT8, INT4 };
 
@@ -79,11 +80,9 @@ static void quantised_block(const Matrix &matrix, int64_t block, const Inputs &i
         out[token] = FOUR_BITS ? total[token] : total[token] * floats((const float *)matrix.scales + block * LANES);
 }
 
-// The same of a matrix that lies row by row, as PyTorch keeps it. With few tokens memory is what takes time, and it is
-// read fastest one row after the other.
-template <int TOKENS, class Weight>
+// The same of a matrix that lies row by row, as PyTorch keeps it.
+template <int TOKENS, int ROWS, class Weight>
 static void dense_block(const Matrix &matrix, int64_t block, const Inputs &inputs, int64_t first, Floats *out) {
-    constexpr int ROWS = TOKENS > 4 ? 2 : 1;
     int64_t in = matrix.in, whole = in - in % LANES;
     const float *values = inputs.values + first * in;
     for (int64_t row = block * LANES; row < (block + 1) * LANES && row < matrix.out; row += ROWS) {
@@ -91,12 +90,14 @@ static void dense_block(const Matrix &matrix, int64_t block, const Inputs &input
         for (int each = 0; each < ROWS; ++each)  // past the last row stands the last
             weights[each] = (const Weight *)matrix.weights + (row + each < matrix.out ? row + each : row) * in;
         Floats totals[ROWS][TOKENS] = {};
-        for (int64_t place = 0; place < whole; place += LANES)
+        for (int64_t place = 0; place < whole; place += LANES) {
+            Floats parts[TOKENS];
+            for (int token = 0; token < TOKENS; ++token) parts[token] = floats(values + token * in + place);
             for (int each = 0; each < ROWS; ++each) {
                 Floats weight = floats(weights[each] + place);
-                for (int token = 0; token < TOKENS; ++token)
-                    totals[each][token] += weight * floats(values + token * in + place);
+                for (int token = 0; token < TOKENS; ++token) totals[each][token] += weight * parts[token];
             }
+        }
         for (int each = 0; each < ROWS; ++each)
             for (int token = 0; token < TOKENS; ++token) {
                 float total = sum(totals[each][token]);
@@ -107,10 +108,19 @@ static void dense_block(const Matrix &matrix, int64_t block, const Inputs &input
     }
 }
 
+template <int TOKENS, class Weight>
+static void dense_tile(const Matrix &matrix, int64_t block, const Inputs &inputs, int64_t first, Floats *out) {
+    constexpr int FITTING = TOKENS > DENSE ? DENSE : TOKENS;
+    if (inputs.tokens > DENSE)
+        dense_block<FITTING, 4, Weight>(matrix, block, inputs, first, out);
+    else  // memory is what takes time, and it is read fastest one row after the other
+        dense_block<FITTING, 1, Weight>(matrix, block, inputs, first, out);
+}
+
 template <int TOKENS>
 static void tile(const Matrix &matrix, int64_t block, const Inputs &inputs, int64_t first, Floats *out) {
-    if (matrix.kind == FP32) dense_block<TOKENS, float>(matrix, block, inputs, first, out);
-    if (matrix.kind == BF16) dense_block<TOKENS, bf16>(matrix, block, inputs, first, out);
+    if (matrix.kind == FP32) dense_tile<TOKENS, float>(matrix, block, inputs, first, out);
+    if (matrix.kind == BF16) dense_tile<TOKENS, bf16>(matrix, block, inputs, first, out);
     if (matrix.kind == INT8) quantised_block<TOKENS, false>(matrix, block, inputs, first, out);
     if (matrix.kind == INT4) quantised_block<TOKENS, true>(matrix, block, inputs, first, out);
 }
@@ -120,8 +130,9 @@ static void block_product(const Matrix &matrix, int64_t block, const Inputs &inp
     static constexpr decltype(&tile<1>) TILES[TILE] = {tile<1>, tile<2>, tile<3>, tile<4>,
                                                        tile<5>, tile<6>, tile<7>, tile<8>};
     int64_t column = block * LANES, count = matrix.out - column < LANES ? matrix.out - column : LANES;
-    for (int64_t first = 0; first < inputs.tokens; first += TILE) {
-        int64_t tokens = inputs.tokens - first < TILE ? inputs.tokens - first : TILE;
+    int64_t most = is_quantised(matrix) ? TILE : DENSE;
+    for (int64_t first = 0; first < inputs.tokens; first += most) {
+        int64_t tokens = inputs.tokens - first < most ? inputs.tokens - first : most;
         Floats found[TILE];
         TILES[tokens - 1](matrix, block, inputs, first, found);
         for (int64_t token = 0; token < tokens; ++token)
