@@ -97,8 +97,9 @@ class Decoder(nn.Module):
         Raises ValueError when the sequence, the cached part included, is longer than the context.
         """
         if targets is None:
-            hidden = self.hidden(ids, cache, counts, documents)
-            return self.logits(_last(hidden, counts) if last_only else hidden)
+            wanted = _last(ids, counts) if last_only else None
+            logits = self.logits(self.hidden(ids, cache, counts, documents, wanted))
+            return logits[:, None] if last_only else logits
         targets = targets.flatten() if learned is None else targets.flatten()[learned]
         hidden = self.hidden(ids, cache, counts, documents, learned).flatten(0, -2)
         return linear_cross_entropy(hidden, self.output_weight, targets, self.config.logit_softcap)
@@ -264,8 +265,8 @@ def is_trained(weight: nn.Parameter | QuantizedWeight) -> bool:
     return isinstance(weight, nn.Parameter) and weight.requires_grad
 
 
-def _last(hidden: Tensor, counts: Sequence[int] | None) -> Tensor:  # (batch, time, width) -> (batch, 1, width)
-    if counts is None:
-        return hidden[:, -1:]
-    rows = torch.arange(len(hidden), device=hidden.device)
-    return hidden[rows, torch.tensor([max(count - 1, 0) for count in counts], device=hidden.device)][:, None]
+def _last(ids: Tensor, counts: Sequence[int] | None) -> Tensor:  # (batch, time) -> (batch,), in batch * time
+    """The place of the last real id of every row."""
+    batch, time = ids.shape
+    ends = [time - 1 if counts is None else max(counts[row] - 1, 0) for row in range(batch)]
+    return torch.tensor([row * time + end for row, end in enumerate(ends)], device=ids.device)
