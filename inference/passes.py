@@ -11,7 +11,7 @@ from torch import Tensor
 from common.errors import UserError
 from model import Decoder, KVCache
 from model.native.library import is_built
-from model.native.step import MOST_TOKENS, NativeStep, reason_against
+from model.native.step import NativeStep, reason_against
 
 Compile = Literal["auto", "on", "off"]
 LONG = 200  # tokens that take longer to write than the native step takes to compile
@@ -35,7 +35,7 @@ class Passes:
             adapted: whether adapters are active, of which the native step knows nothing.
         """
         part, counts = cache.part(first, len(ids)), [len(row) for row in ids]
-        if self._step is not None and not adapted and 0 < sum(counts) <= MOST_TOKENS:
+        if self._step is not None and not adapted and 0 < sum(counts) <= self._step.most_tokens:
             logits = self._step(ids, part, last_only)
         else:
             width = max(counts)

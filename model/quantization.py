@@ -58,6 +58,6 @@ def as_matrix(layer: Linear | Embedding) -> Matrix | None:
     bias = layer.bias if isinstance(layer, Linear) else None
     if isinstance(layer.quantized, PackedWeight):
         return layer.quantized.matrix(bias)
-    if layer.quantized is not None or layer.weight.dtype != torch.float32:
+    if layer.quantized is not None or layer.weight.dtype != torch.float32 or not layer.weight.is_contiguous():
         return None
     return library.matrix("fp32", layer.weight, layer.weight.shape, None, bias)

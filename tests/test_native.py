@@ -150,6 +150,8 @@ def test_a_step_gives_the_logits_that_are_asked_for() -> None:
     assert whole.lengths == [4, 1]
     with pytest.raises(ValueError, match="holds 8"):
         step([[1] * 9, [2]], whole, last_only=True)
+    with pytest.raises(IndexError, match="not among the model's"):
+        step([[VOCAB], []], whole, last_only=True)
 
 
 def test_weights_are_read_where_they_lie() -> None:
@@ -167,6 +169,10 @@ def test_weights_are_read_where_they_lie() -> None:
 def test_what_a_step_cannot_run() -> None:
     assert "document" in reason_against(tiny_model(document_start=0))
     assert "form" in reason_against(tiny_model().half())
+    model = tiny_model(position="learned")
+    model.position_embedding.weight.data = model.position_embedding.weight.data.bfloat16()
+    quantize(model, "int8")
+    assert "form" in reason_against(model)
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from model.cache import KVCache
 from model.decoder import Decoder
 from model.layers import Block, Norm
-from model.native.library import Matrix, available, library
+from model.native.library import KINDS, Matrix, available, library
 from model.quantization import as_matrix, layers_of
 from model.slots import Embedding, Linear
 
 ACTIVATIONS = ("relu2", "gelu", "swiglu")  # the order of `Activation` in step.cpp
-MOST_TOKENS = 64  # of a pass; with more, PyTorch's products and attention are as fast
+# Tokens of a pass; with more, PyTorch is faster, whose attention, and products in bf16, are made for many.
+MOST_TOKENS, MOST_IN_BF16 = 64, 16
 POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -63,7 +64,8 @@ def reason_against(model: Decoder) -> str:
         return "it is for the CPU"
     if model.config.document_start is not None:
         return "attention that ends with a document has masks of its own"
-    if any(as_matrix(layer) is None for _, layer in layers_of(model)):
+    dense = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    if not dense or any(as_matrix(layer) is None for _, layer in layers_of(model)):
         return "weights are kept in a form that it does not read"
     return "" if available() else "the native kernels are not there"
 
@@ -76,7 +78,8 @@ class NativeStep:
         """`model` is one of which `reason_against` says nothing."""
         config = model.config
         self.model, self._kept = model, list[object]()
-        self._vocab, self._head_dim = config.vocab_size, config.head_size
+        in_bf16 = self._matrix(model.output).kind == KINDS.index("bf16")
+        self.most_tokens = MOST_IN_BF16 if in_bf16 else MOST_TOKENS
         layers = (_Layer * config.layers)(*(self._layer(model, number) for number in range(config.layers)))
         self._kept.append(layers)
         sizes = (
@@ -136,21 +139,27 @@ class NativeStep:
         Returns:
             Logits (outputs, vocab) fp32, after all tokens of the first row, then of the second, …; with `last_only`
             after the last of each row, and anything for a row without ids.
+
+        Raises:
+            IndexError: an id is none of the model's.
+            ValueError: the cache or the context is too short.
         """
+        config, tokens = self.model.config, [token for row in ids for token in row]
+        if not 0 <= min(tokens) <= max(tokens) < config.vocab_size:
+            raise IndexError(f"there are ids that are not among the model's, which go to {config.vocab_size - 1}")
         counts = [len(row) for row in ids]
         cache.reserve(counts)
-        if cache.filled > self.model.config.context_length:
-            raise ValueError(f"{cache.filled} positions do not fit the context of {self.model.config.context_length}")
+        if cache.filled > config.context_length:
+            raise ValueError(f"{cache.filled} positions do not fit the context of {config.context_length}")
         rows = [row for row, count in enumerate(counts) for _ in range(count)]
         places = [start + place for start, count in zip(cache.lengths, counts, strict=True) for place in range(count)]
-        tokens = len(rows)
-        ends = [max(0, stop - 1) for stop in itertools.accumulate(counts)] if last_only else range(tokens)
-        index = torch.tensor([*(token for row in ids for token in row), *rows, *places, *ends])
-        logits = torch.empty(len(ends), self._vocab)
-        start, size = index.data_ptr(), index.element_size() * tokens
+        ends = [max(0, stop - 1) for stop in itertools.accumulate(counts)] if last_only else range(len(tokens))
+        index = torch.tensor([*tokens, *rows, *places, *ends])
+        logits = torch.empty(len(ends), config.vocab_size)
+        start, size = index.data_ptr(), index.element_size() * len(tokens)
         keys, values = cache.keys, cache.values
         work = _Pass(
-            tokens, len(ends), keys.dtype == torch.bfloat16, *keys.stride()[:3], start, start + size, start + 2 * size,
+            len(tokens), len(ends), keys.dtype == torch.bfloat16, *keys.stride()[:3], start, start + size, start + 2 * size,
             start + 3 * size, keys.data_ptr(), values.data_ptr(), logits.data_ptr(),
         )  # fmt: skip
         loaded = library()
