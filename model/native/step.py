@@ -159,8 +159,8 @@ class NativeStep:
         start, size = index.data_ptr(), index.element_size() * len(tokens)
         keys, values = cache.keys, cache.values
         work = _Pass(
-            len(tokens), len(ends), keys.dtype == torch.bfloat16, *keys.stride()[:3], start, start + size, start + 2 * size,
-            start + 3 * size, keys.data_ptr(), values.data_ptr(), logits.data_ptr(),
+            len(tokens), len(ends), keys.dtype == torch.bfloat16, *keys.stride()[:3],
+            start, start + size, start + 2 * size, start + 3 * size, keys.data_ptr(), values.data_ptr(), logits.data_ptr(),
         )  # fmt: skip
         loaded = library()
         assert loaded is not None
