@@ -160,7 +160,8 @@ class NativeStep:
         keys, values = cache.keys, cache.values
         work = _Pass(
             len(tokens), len(ends), keys.dtype == torch.bfloat16, *keys.stride()[:3],
-            start, start + size, start + 2 * size, start + 3 * size, keys.data_ptr(), values.data_ptr(), logits.data_ptr(),
+            start, start + size, start + 2 * size, start + 3 * size,
+            keys.data_ptr(), values.data_ptr(), logits.data_ptr(),
         )  # fmt: skip
         loaded = library()
         assert loaded is not None
