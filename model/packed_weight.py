@@ -105,6 +105,9 @@ class TorchInt8(QuantizedWeight):
     It is filled up to whole blocks and groups too: PyTorch's kernels read past the end of others.
     """
 
+    codes: Tensor
+    scales: Tensor
+
     def __init__(self, out_features: int, in_features: int) -> None:
         """A matrix without values, that waits for `take`."""
         super().__init__()
