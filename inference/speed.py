@@ -45,7 +45,7 @@ class Speed:
             config = model.config
             position = 2 * config.layers * config.key_value_heads * config.head_size * element_bytes
             read = self.decode_passes * weight_bytes(model) + self.decode_positions * position
-            bandwidth, peak = read / self.decode_seconds, read_bandwidth(model.embedding.weight.device)
+            bandwidth, peak = read / self.decode_seconds, read_bandwidth(model.device)
             lines.append(
                 f"reads {read / self.decode_tokens / 1e6:,.1f} MB a token (weights and cache), {bandwidth / 1e9:,.1f} "
                 f"GB/s: {bandwidth / peak:.0%} of the {peak / 1e9:,.1f} GB/s measured here"
@@ -73,17 +73,17 @@ class SampleClock:
 
 def weight_bytes(model: Decoder) -> int:
     """What a pass reads of the weights: all but the tables of which it looks up single rows."""
-    tables = ["position_embedding.", "value_embeddings.", *([] if model.head is None else ["embedding."])]
+    tables = ("position_embedding.", "value_embeddings.", *([] if model.head is None else ["embedding."]))
     bits = [
         tensor.nbytes
-        for module in model.modules()
-        if isinstance(module, QuantizedWeight)
+        for name, module in model.named_modules()
+        if isinstance(module, QuantizedWeight) and not name.startswith(tables)
         for tensor in (*module.parameters(), *module.buffers())
     ]
     dense = [
         parameter.nbytes
         for name, parameter in model.named_parameters()
-        if not name.startswith(tuple(tables)) and ".quantized." not in name
+        if not name.startswith(tables) and ".quantized." not in name
     ]
     return sum(bits) + sum(dense)
 
