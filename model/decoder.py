@@ -97,8 +97,9 @@ class Decoder(nn.Module):
         Raises ValueError when the sequence, the cached part included, is longer than the context.
         """
         if targets is None:
-            hidden = self.hidden(ids, cache, counts, documents)
-            return self.logits(_last(hidden, counts) if last_only else hidden)
+            if last_only and ids.shape[1] > 1:
+                return self.logits(self.hidden(ids, cache, counts, documents, _last(ids, counts))[:, None])
+            return self.logits(self.hidden(ids, cache, counts, documents))
         targets = targets.flatten() if learned is None else targets.flatten()[learned]
         hidden = self.hidden(ids, cache, counts, documents, learned).flatten(0, -2)
         return linear_cross_entropy(hidden, self.output_weight, targets, self.config.logit_softcap)
@@ -251,8 +252,7 @@ def is_trained(weight: nn.Parameter | QuantizedWeight) -> bool:
     return isinstance(weight, nn.Parameter) and weight.requires_grad
 
 
-def _last(hidden: Tensor, counts: Sequence[int] | None) -> Tensor:  # (batch, time, width) -> (batch, 1, width)
-    if counts is None:
-        return hidden[:, -1:]
-    rows = torch.arange(len(hidden), device=hidden.device)
-    return hidden[rows, torch.tensor([max(count - 1, 0) for count in counts], device=hidden.device)][:, None]
+def _last(ids: Tensor, counts: Sequence[int] | None) -> Tensor:  # (batch, time) -> (batch,), in batch * time
+    rows, time = ids.shape
+    last = [time - 1] * rows if counts is None else [max(count - 1, 0) for count in counts]
+    return torch.tensor([row * time + place for row, place in enumerate(last)], device=ids.device)
