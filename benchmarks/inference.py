@@ -135,14 +135,12 @@ class Weights:
 
 def available(shape: ModelConfig) -> list[Variant]:
     """Those that can be measured here; what cannot is said."""
-    missing = {}
-    for engine, package in PACKAGES.items():
-        if family_of_ours(shape) is None:
-            missing[engine] = f"this architecture is not one that it has ({misfits(shape)})"
-        elif importlib.util.find_spec(package) is None:
-            missing[engine] = "it is not installed: pip install -c constraints.txt -e '.[peers]'"
-    for engine, reason in missing.items():
-        print(f"without {engine}: {reason}")
+    if family_of_ours(shape) is None:
+        print(f"without other engines, which do not have this architecture ({misfits(shape)})")
+        return [variant for variant in VARIANTS if variant.engine == "ours"]
+    missing = [engine for engine, package in PACKAGES.items() if importlib.util.find_spec(package) is None]
+    for engine in missing:
+        print(f"without {engine}, which is not installed: pip install -c constraints.txt -e '.[peers]'")
     return [variant for variant in VARIANTS if variant.engine not in missing]
 
 
@@ -188,13 +186,13 @@ class Measured:
                 measured["MB read a token"] = read / 1e6
                 measured["% of bandwidth"] = 100 * read * measured["tokens/s"] / most
         self.keep("speed", "one text", {name: spreads(rounds) for name, rounds in results.items()})
-        if set(self.ours) != set(results):
-            others = [name for name in results if name not in self.ours]
-            rates = {
-                mine: {f"of {name}": ratios(results[mine], results[name], "tokens/s") for name in others}
-                for mine in self.ours
+        others = [name for name in results if name not in self.ours]
+        if others:
+            times = {
+                f"of {name}": {mine: ratios(results[mine], results[name], "tokens/s") for mine in self.ours}
+                for name in others
             }
-            self.keep("ratios", "our tokens/s in theirs, round by round", rates)
+            self.keep("ratios", "our tokens/s, round by round", times)
         self.equality({variant.name: facts[variant.name]["ids"] for variant in self.variants if variant.mode in EXACT})
         print(f"memory is read at {min(fastest) / 1e9:.1f} to {max(fastest) / 1e9:.1f} GB/s")
 
@@ -231,12 +229,19 @@ class Measured:
         with ExitStack() as stack:
             workers = {name: started(stack, each) for name, each in tasks.items()}
             results = alternate(workers, self.command.rounds)
-        plain = results["plain"]
-        rows = {name: spreads(rounds) for name, rounds in results.items()}
-        for name, rounds in results.items():
-            for source in task.sources:
-                rows[name][f"{source}: times plain"] = ratios(rounds, plain, f"{source}: tokens/s")
+        rows: dict[str, dict[str, Spread | None]] = {}
+        for source in task.sources:
+            for name, rounds in results.items():
+                own = [measured_of(source, measured) for measured in rounds]
+                plain = [measured_of(source, measured) for measured in results["plain"]]
+                rows[f"{source}, {name}"] = {**spreads(own), "times plain": ratios(own, plain, "tokens/s")}
         self.keep("speculation", "greedy continuations of validation texts", rows)
+
+
+def measured_of(source: str, measured: Measurement) -> Measurement:
+    """The figures of one source."""
+    start = f"{source}: "
+    return {name.removeprefix(start): value for name, value in measured.items() if name.startswith(start)}
 
 
 def started(stack: ExitStack, task: Task) -> Worker:

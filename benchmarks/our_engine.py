@@ -14,7 +14,7 @@ from common.runs import find_run
 from data_pipeline.shards import Dataset
 from data_pipeline.tokenizer import Tokenizer
 from evaluation.perplexity import packed_windows, token_nll
-from inference import Engine, GenerationRequest, SamplingOptions, Speed, Update, load_run
+from inference import Engine, GenerationRequest, SamplingOptions, Speed, Ticket, Update, load_run
 from inference.proposers import DraftModel, PromptLookup
 from inference.row import Row
 from inference.slots import SlotTable
@@ -63,9 +63,9 @@ class OurEngine:
         self.engine.run()
         return written
 
-    def submit(self, prompt: list[int], tokens: int, receive: Callable[[Update], None]) -> None:
+    def submit(self, prompt: list[int], tokens: int, receive: Callable[[Update], None]) -> Ticket:
         request = GenerationRequest(tuple(prompt[1:]), SamplingOptions(tokens, temperature=0), ignore_eos=True)
-        self.engine.submit(request, receive)  # which puts the id before the prompt itself
+        return self.engine.submit(request, receive)  # which puts the id before the prompt itself
 
     def crowd(self) -> dict[str, float]:
         """Many texts at a time beside one alone, and the wait of one that comes while the others are written."""
@@ -74,8 +74,7 @@ class OurEngine:
         for chosen in (prompts[:1], prompts):
             self.texts(chosen, self.task.new)
             rates.append(self.engine.speed.decode_tokens / self.engine.speed.decode_seconds)
-        for prompt in prompts[1:]:
-            self.submit(prompt, self.task.new + 2 * STREAMS, lambda update: None)
+        tickets = [self.submit(prompt, self.task.new + 2 * STREAMS, lambda update: None) for prompt in prompts[1:]]
         while len(self.engine.table.rows) < STREAMS - 1:
             self.engine.step()
         came: list[float] = []
@@ -85,6 +84,8 @@ class OurEngine:
         self.submit(newcomer, 1, lambda update: came.append(time.perf_counter()))
         while not came:
             self.engine.step()
+        for ticket in tickets:
+            self.engine.cancel(ticket)
         self.engine.run()
         return {
             "one text, tokens/s": rates[0],
