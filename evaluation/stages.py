@@ -163,7 +163,7 @@ def _measure(
         figures = "nothing is known of it" if earlier is None else "its figures are those of the last time"
         notes.append(f"{model.name} ({model.place}) cannot be opened, so {figures}: {error}")
         return earlier
-    device, losses = network.embedding.weight.device, dict(known.losses)
+    device, losses = network.device, dict(known.losses)
     for part in missing:
         assert part.examples is not None and part.fingerprint is not None
         if part.examples.lengths.max() - 1 > network.room:

@@ -20,6 +20,7 @@ from common.errors import UserError
 from data_pipeline.tokenizer import Tokenizer
 from inference.choosing import BatchOptions, next_ids, penalized
 from inference.logprobs import token_logprobs
+from inference.passes import Passes
 from inference.requests import GenerationRequest, Ticket, TokenLogprob, Update
 from inference.row import Row
 from inference.slots import SlotTable, cache_dtype
@@ -53,6 +54,7 @@ class Engine:
         capacity: int | None = None,
         speed: Speed | None = None,
         proposer: Proposer | None = None,
+        native: bool = False,
     ) -> None:
         """
         Args:
@@ -61,13 +63,14 @@ class Engine:
             capacity: positions of a slot, by default the model's whole context.
             speed: where to add up what everything costs.
             proposer: makes decoding speculative; the distribution of what is written stays the same.
+            native: write by the native step (model/native) where it can run this model; it may be compiled now.
         """
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
-        config, weight = self.model.config, self.model.embedding.weight
+        config = self.model.config
         self.prefill_chunk, self.speed = prefill_chunk, speed or Speed()
         self.capacity = min(capacity or config.context_length, config.context_length)
-        self.device = weight.device
-        cache = KVCache(config, slots + 1, self.capacity, weight.device, cache_dtype(weight))
+        cache = KVCache(config, slots + 1, self.capacity, self.model.device, cache_dtype(self.model))
+        self._pass = Passes(self.model, native)
         self.table = SlotTable(cache, config.vocab_size)
         self.proposer = proposer
         if proposer is not None:
@@ -200,24 +203,9 @@ class Engine:
             ids = [row.ids[-1:] for row in self.table.rows[first : first + count]]
             for own, proposal in zip(ids, proposals[first : first + count], strict=False):
                 own += proposal.tokens
-            counts = [len(own) for own in ids]
-            width = max(counts)
             self.speed.decode_passes += 1
-            self.speed.decode_positions += sum(self.table.cache.lengths[first : first + count]) + sum(counts)
-            if width == 1:
-                logits.append(self._pass(torch.tensor(ids), first)[:, -1])
-                continue
-            padded = torch.tensor([own + [0] * (width - len(own)) for own in ids])
-            found = self._pass(padded, first, last_only=False, counts=counts)
-            logits += [own[:length] for own, length in zip(found, counts, strict=True)]
-        return logits
-
-    def _pass(self, ids: Tensor, first: int, last_only: bool = True, counts: list[int] | None = None) -> Tensor:
-        """Logits (rows, time, vocab) on the CPU of a pass over the rows of the cache from `first` on."""
-        part = self.table.cache.part(first, len(ids))
-        # Logits are drawn from on the CPU, in double precision, which not every device has.
-        logits = self.model(ids.to(self.device), cache=part, last_only=last_only, counts=counts).cpu()
-        self.table.cache.take_lengths(first, part)
+            self.speed.decode_positions += sum(self.table.cache.lengths[first : first + count]) + sum(map(len, ids))
+            logits.append(self._pass(ids, self.table.cache, first, not proposals, self._switch.adapted))
         return logits
 
     def _read(self) -> list[tuple[Row, Tensor]]:
@@ -265,8 +253,9 @@ class Engine:
         if self._last_read is not None:
             return self._last_read[2]
         self._switch(row.request.adapter)
-        logits = self._pass(torch.tensor([chunk]), self.table.staging, last_only=not _wants_prompt(row))[0]
-        if _wants_prompt(row):
+        wanted, adapted = _wants_prompt(row), self._switch.adapted
+        logits = self._pass([chunk], self.table.cache, self.table.staging, not wanted, adapted)
+        if wanted:
             self._explain_prompt(row, logits)
         self._read_tokens += len(chunk)
         self.speed.prefill_tokens += len(chunk)

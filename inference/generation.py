@@ -57,6 +57,7 @@ def generate(
     on_text: OnText | None = None,
     speed: Speed | None = None,
     proposer: Proposer | None = None,
+    native: bool = False,
 ) -> list[Completion]:
     """Continue each prompt `num_samples` times; the samples of the first prompt come first.
 
@@ -71,6 +72,7 @@ def generate(
             with half a character or a part of a stop string. The pieces of a sample join to its `Completion.text`.
         speed: where to add up what the generation cost.
         proposer: makes decoding speculative (`inference/proposers.py`).
+        native: write by the native step, as the engine's.
 
     Raises:
         UserError: `num_samples` below 1, a model whose context holds no more than one token, or a prompt that the
@@ -95,6 +97,7 @@ def generate(
             capacity=longest,
             speed=speed,
             proposer=proposer,
+            native=native,
         )
         for number, completion in enumerate(completions):
             prompt = tuple(map(int, encoded[number // num_samples]))

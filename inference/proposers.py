@@ -14,10 +14,12 @@ from common.errors import UserError
 from data_pipeline.tokenizer import Tokenizer
 from inference.choosing import BatchOptions, kept, next_ids
 from inference.loading import LoadedRun
+from inference.passes import Passes
 from inference.row import Row
 from inference.slots import SlotTable, cache_dtype
 from inference.speculation import NOTHING, Pace, Proposal
 from model import KVCache
+from model.adapters.attach import active_names
 
 
 class PromptLookup:
@@ -69,8 +71,9 @@ class _Text:
 class DraftModel:
     """Proposes what a smaller model of the same tokenizer writes, drawn with the options of each row."""
 
-    def __init__(self, draft: LoadedRun, tokenizer: Tokenizer, tokens: int = 4) -> None:
-        """Raises UserError when the draft has another tokenizer, or trained positions before a text."""
+    def __init__(self, draft: LoadedRun, tokenizer: Tokenizer, tokens: int = 4, native: bool = False) -> None:
+        """`native`: as the engine's. Raises UserError when the draft has another tokenizer, or trained positions before
+        a text."""
         if draft.tokenizer.sha256 != tokenizer.sha256:
             raise UserError(
                 f"{draft.run.path} cannot draft: its tokenizer (sha256 {draft.tokenizer.sha256[:12]}) is not that of "
@@ -78,15 +81,15 @@ class DraftModel:
             )
         if draft.model.before_text is not None:
             raise UserError(f"{draft.run.path} cannot draft: it puts trained positions before a text; take another run")
-        self.model, self.tokens, self.device = draft.model, tokens, draft.device
+        self.model, self.tokens = draft.model, tokens
+        self._pass, self._adapted = Passes(draft.model, native), bool(active_names(draft.model))
         self._paces: WeakKeyDictionary[Row, Pace] = WeakKeyDictionary()
         self._unused_ids = torch.tensor(tokenizer.unused_ids(self.model.config.vocab_size), dtype=torch.int64)
 
     def begin(self, table: SlotTable) -> None:
         config, slots = self.model.config, len(table.cache.lengths)
         self._table = table
-        dtype = cache_dtype(self.model.embedding.weight)
-        self._cache = KVCache(config, slots, config.context_length, self.device, dtype)
+        self._cache = KVCache(config, slots, config.context_length, self.model.device, cache_dtype(self.model))
         table.followers.append(self._cache)
 
     def learn(self, row: Row, proposed: int, accepted: int) -> None:
@@ -126,17 +129,10 @@ class DraftModel:
         ]
         for slot, ids in enumerate(unread):  # texts of their own, so that nobody is padded to their length
             if len(ids) > self.tokens + 1:
-                self._pass(slot, [ids[:-1]])
+                self._pass([ids[:-1]], cache, slot, True, self._adapted)
                 unread[slot] = ids[-1:]
-        logits = self._pass(0, unread)[asked, -1].cpu()
+        logits = self._pass(unread, cache, 0, True, self._adapted)[asked]
         if len(self._unused_ids):
             logits = logits.index_fill(1, self._unused_ids, -math.inf)
         missing = self._table.vocab_size - logits.shape[1]  # rows that are no tokens
         return F.pad(logits, (0, missing), value=-math.inf) if missing else logits
-
-    def _pass(self, first: int, ids: list[list[int]]) -> Tensor:  # (rows, 1, vocab)
-        part, width = self._cache.part(first, len(ids)), max(map(len, ids))
-        padded = torch.tensor([row + [0] * (width - len(row)) for row in ids])
-        logits = self.model(padded.to(self.device), cache=part, last_only=True, counts=[len(row) for row in ids])
-        self._cache.take_lengths(first, part)
-        return logits

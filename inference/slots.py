@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from inference.row import Row
-from model import KVCache
+from model import Decoder, KVCache
+from model.device import choose_precision
 
 
 class SlotTable:
@@ -85,12 +85,15 @@ class SlotTable:
             cache.copy_row(source, target)
 
 
-def cache_dtype(weight: Tensor) -> torch.dtype:
-    """The dtype that keys and values come out in: the autocast's, where one is active, else the weights'.
+def cache_dtype(model: Decoder) -> torch.dtype:
+    """The dtype of keys and values: bf16 where the weights have no more bits than that either, else that in which they
+    come out, which is the autocast's where one is active.
 
     A frozen embedding may be stored in half precision, and gives fp32 all the same.
     """
-    kind = weight.device.type
+    kind, weight = model.device.type, model.embedding.weight
     if torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
+    if model.embedding.quantized is not None:
+        return torch.bfloat16 if choose_precision(model.device, "auto").name == "bf16" else torch.float32
     return weight.dtype if weight.requires_grad else torch.float32

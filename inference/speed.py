@@ -45,7 +45,7 @@ class Speed:
             config = model.config
             position = 2 * config.layers * config.key_value_heads * config.head_size * element_bytes
             read = self.decode_passes * weight_bytes(model) + self.decode_positions * position
-            bandwidth, peak = read / self.decode_seconds, read_bandwidth(model.embedding.weight.device)
+            bandwidth, peak = read / self.decode_seconds, read_bandwidth(model.device)
             lines.append(
                 f"reads {read / self.decode_tokens / 1e6:,.1f} MB a token (weights and cache), {bandwidth / 1e9:,.1f} "
                 f"GB/s: {bandwidth / peak:.0%} of the {peak / 1e9:,.1f} GB/s measured here"

@@ -76,12 +76,9 @@ class KVCache:
         Raises ValueError when a row would hold more than the capacity.
         """
         counts = [time] * len(self.lengths) if counts is None else list(counts)
-        self._following = [length + count for length, count in zip(self.lengths, counts, strict=True)]
-        if max(self._following) > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} positions, {max(self._following)} were asked for")
+        self.reserve(counts)
         device = self.keys.device
         self.ragged = len(set(self.lengths)) > 1 or min(counts) < time
-        self.filled = max(self._following)
         self.index = torch.arange(time, device=device)
         if self.ragged:
             real = self.index < torch.tensor(counts, device=device)[:, None]
@@ -89,6 +86,16 @@ class KVCache:
             self._slots = self.index.where(real, self.capacity)
         else:
             self.index = self.index + self.lengths[0]
+
+    def reserve(self, counts: Sequence[int]) -> None:
+        """Begin a pass that gives every row so many tokens, and stores them in its slots without `append`.
+
+        Raises ValueError when a row would hold more than the capacity.
+        """
+        self._following = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        self.filled = max(self._following)
+        if self.filled > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} positions, {self.filled} were asked for")
 
     def append(
         self, layer: int, key: Tensor, value: Tensor

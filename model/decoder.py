@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -11,11 +12,10 @@ from torch import Tensor, nn
 from model.activations import Checkpointing
 from model.cache import KVCache
 from model.config import ModelConfig
-from model.frozen import linear
 from model.functions import linear_cross_entropy, token_losses
 from model.layers import Block, Norm, chosen
 from model.positions import EVERY, Positions, locate, locate_after, rotary_table
-from model.slots import Embedding, QuantizedWeight
+from model.slots import Embedding, Linear, QuantizedWeight
 from model.virtual import Prefix, PrefixPast, Prompt, VirtualTokens
 
 
@@ -41,7 +41,7 @@ class Decoder(nn.Module):
         with_own = [layer for layer in range(config.layers) if config.has_value_embedding(layer)]
         self.value_embeddings = nn.ModuleDict({str(layer): nn.Embedding(config.vocab_size, size) for layer in with_own})
         self.final_norm = Norm(config)
-        self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
+        self.head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
         self.residual_scale = nn.Parameter(torch.ones(config.layers)) if config.residual_scalars else None
         self.embedding_scale = nn.Parameter(torch.zeros(config.layers)) if config.residual_scalars else None
         self.virtual: VirtualTokens | None  # what an adapter puts before every text
@@ -108,12 +108,25 @@ class Decoder(nn.Module):
     def token_losses(self, ids: Tensor, targets: Tensor) -> Tensor:  # both (batch, time) int64
         """The loss of every position in nats, (batch, time) fp32, zero where the target is IGNORE; no gradients."""
         hidden = self.hidden(ids).flatten(0, 1)
-        losses = token_losses(hidden, self.output_weight, targets.flatten(), self.config.logit_softcap)
+        if self.output.quantized is None:
+            losses = token_losses(hidden, self.output_weight, targets.flatten(), self.config.logit_softcap)
+        else:
+            parts = zip(hidden.split(256), targets.flatten().split(256), strict=True)  # not all logits at a time
+            losses = torch.cat([F.cross_entropy(self.logits(part), aim, reduction="none") for part, aim in parts])
         return losses.view(targets.shape)
 
     @property
+    def output(self) -> Linear | Embedding:
+        """The layer whose weight makes the logits."""
+        return self.embedding if self.head is None else self.head
+
+    @property
     def output_weight(self) -> Tensor:  # (vocab, width)
-        return self.embedding.weight if self.head is None else self.head.weight
+        return self.output.weight
+
+    @property
+    def device(self) -> torch.device:
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
     @property
     def room(self) -> int:
@@ -213,7 +226,7 @@ class Decoder(nn.Module):
         return self.final_norm(x if inside is not None else chosen(x, wanted))
 
     def logits(self, hidden: Tensor) -> Tensor:  # (batch, time, width) -> (batch, time, vocab) fp32
-        logits = linear(hidden, self.output_weight).float()
+        logits = (self.embedding.product(hidden) if self.head is None else self.head(hidden)).float()
         cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

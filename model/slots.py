@@ -24,7 +24,7 @@ class Adapter(nn.Module):
 
 
 class QuantizedWeight(nn.Module):
-    """A frozen matrix (out, in) in fewer bits (`model/nf4_weight.py`)."""
+    """A frozen matrix (out, in) in fewer bits (`model/nf4_weight.py`, `model/quantization.py`)."""
 
     shape: torch.Size
 
@@ -38,6 +38,10 @@ class QuantizedWeight(nn.Module):
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """What the bits stand for, (out, in)."""
+        raise NotImplementedError
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """What the bits of these rows stand for: `ids` (...) int64 -> (..., in) fp32."""
         raise NotImplementedError
 
 
@@ -58,22 +62,27 @@ class Slot(nn.ModuleDict):
         return outputs
 
 
-class Linear(nn.Linear):
-    """A linear layer with a slot, whose frozen weight may be kept in few bits (`quantized`, and then no `weight`)."""
+class Quantizable(nn.Module):
+    """A layer whose frozen weight may be kept in few bits (`quantized`, and then no `weight`)."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
-        super().__init__(in_features, out_features, bias=bias)
-        self.slot = Slot()
-        self.quantized: QuantizedWeight | None
-        self.register_module("quantized", None)
-
-    def forward(self, x: Tensor) -> Tensor:  # (..., in_features) -> (..., out_features)
-        return self.slot.run(x, (self,))[0] if self.slot.active else self.plain(x)
+    quantized: QuantizedWeight | None
 
     def keep_in(self, quantized: QuantizedWeight) -> None:
         """From now on the weight is what `quantized` holds."""
         self.register_parameter("weight", None)
         self.quantized = quantized
+
+
+class Linear(nn.Linear, Quantizable):
+    """A linear layer with a slot."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        self.slot = Slot()
+        self.register_module("quantized", None)
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in_features) -> (..., out_features)
+        return self.slot.run(x, (self,))[0] if self.slot.active else self.plain(x)
 
     def plain(self, x: Tensor) -> Tensor:
         """As without adapters."""
@@ -86,16 +95,23 @@ class Linear(nn.Linear):
         return self.weight.float() if self.quantized is None else self.quantized.dequantized(torch.float32)
 
 
-class Embedding(nn.Embedding):
+class Embedding(nn.Embedding, Quantizable):
     """An embedding with a slot."""
 
     def __init__(self, rows: int, width: int) -> None:
         super().__init__(rows, width)
         self.slot = Slot()
+        self.register_module("quantized", None)
 
     def forward(self, ids: Tensor) -> Tensor:  # (batch, time) -> (batch, time, width)
         return self.slot.run(ids, (self,))[0] if self.slot.active else self.plain(ids)
 
+    def product(self, x: Tensor) -> Tensor:  # (..., width) -> (..., rows)
+        """As the output head that it is when tied."""
+        return linear(x, self.weight) if self.quantized is None else self.quantized.linear(x, None)
+
     def plain(self, ids: Tensor) -> Tensor:
+        if self.quantized is not None:
+            return self.quantized.rows(ids)
         rows = F.embedding(ids, self.weight)
         return rows if self.weight.requires_grad else rows.float()  # a frozen one may be stored in half precision

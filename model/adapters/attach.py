@@ -56,7 +56,7 @@ def attach(
     made = [_make(config, site) for site in sites]
     for key, parameter in model.named_parameters():
         parameter.requires_grad = key in whole
-    device = model.embedding.weight.device
+    device = model.device
     for site, adapter in zip(sites, made, strict=True):
         site.slot[name] = adapter.to(device).train(model.training)
     if virtual is not None:
@@ -87,7 +87,7 @@ def _virtual(model: Decoder, config: AdapterConfig, name: str, ids: Sequence[int
         if not ids or not all(0 <= each < model.config.vocab_size for each in ids):
             raise UserError("adapter.prompt_text: its token ids are none, or not of this model's vocabulary")
         repeated = (list(ids) * (made.count // len(ids) + 1))[: made.count]
-        made.prompt_embeddings.copy_(model.embedding.weight[repeated])
+        made.prompt_embeddings.copy_(model.embedding.plain(torch.tensor(repeated, device=model.device)))
     made.name = name
     return made
 
@@ -122,6 +122,11 @@ class Switch:
         self.model, self.found = model, tuple(active_names(model))
         self._slots = [site.slot for site in find_sites(model)]
         self._now = self.found
+
+    @property
+    def adapted(self) -> bool:
+        """Whether an adapter is active."""
+        return bool(self._now)
 
     def __call__(self, name: str | None) -> None:
         """Apply the adapter `name` alone; with None those that were active at first."""

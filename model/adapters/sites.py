@@ -78,7 +78,7 @@ def find_sites(model: Decoder) -> list[Site]:
         return [
             Site(f"decoder.{name}", (name,), (module,), module.slot, _block(name), False)
             for name, module in model.named_modules()
-            if isinstance(module, (Linear, Embedding)) and name != "position_embedding"
+            if isinstance(module, (Linear, Embedding)) and name not in ("position_embedding", "head")
         ]
     found = []
     for rule in tensor_rules(model):
