@@ -48,6 +48,8 @@ class Variant(NamedTuple):
 VARIANTS = (
     Variant("ours", "fp32", 4),
     Variant("ours", "bf16", 2),
+    Variant("ours", "int8", 2),
+    Variant("ours", "int4", 2),
     Variant("transformers", "float32", 4),
     Variant("transformers", "bfloat16", 2),
     Variant("CTranslate2", "float32", 4),

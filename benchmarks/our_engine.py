@@ -20,8 +20,8 @@ from inference.row import Row
 from inference.slots import SlotTable
 from inference.speculation import Proposal, Proposer
 from inference.speed import weight_bytes
-from model import Decoder
 from model.device import Precision
+from model.quantization import Bits, quantize
 
 STREAMS = 16
 NEWCOMER = 500  # tokens of a prompt that comes while others are written
@@ -29,16 +29,8 @@ SCORED = 20_000  # validation tokens of which the perplexity is taken
 TEXTS = 4  # of each source that speculation continues
 
 
-def in_half_precision(model: Decoder) -> None:
-    for parameter in model.parameters():
-        parameter.data = parameter.data.bfloat16()
-
-
-MODES: dict[str, Callable[[Decoder], None]] = {
-    "fp32": lambda model: None,
-    "bf16": in_half_precision,
-}
-"""What is done to a loaded model."""
+MODES: dict[str, Bits | None] = {"fp32": None, "bf16": "bf16", "int8": "int8", "int4": "int4"}
+"""Formats that the weights are kept in."""
 
 
 class OurEngine:
@@ -47,8 +39,9 @@ class OurEngine:
     def __init__(self, task: Task, proposer: Proposer | None = None) -> None:
         torch.set_num_threads(task.threads)
         self.task, self.loaded = task, load_run(find_run(task.weights), device="cpu")
-        MODES[task.mode](self.loaded.model)
-        self.engine = Engine(self.loaded, STREAMS, proposer=proposer)
+        if (bits := MODES[task.mode]) is not None:
+            quantize(self.loaded.model, bits)
+        self.engine = Engine(self.loaded, STREAMS, proposer=proposer, native=True)
         self.weight_bytes = float(weight_bytes(self.loaded.model))
 
     def write(self, prompt: list[int], tokens: int) -> list[int]:
