@@ -11,6 +11,7 @@ from torch import Tensor
 from model.cache import KVCache
 from model.config import ModelConfig
 
+BLOCKED = 32  # queries after cached keys from which on, in bf16, blocks of them are faster than PyTorch's own kernel
 EVERY = -1  # in place of a document's number: seen from all documents
 
 
@@ -65,9 +66,11 @@ def locate_after(config: ModelConfig, ids: Tensor, cache: KVCache, dropout: bool
     """Positions of `ids` (batch, time), which follow what the cache holds."""
     time, index, keys = ids.shape[1], cache.index, cache.key_index
     documents = None if config.document_start is None else cache.number_documents(ids == config.document_start)
-    whole = 1 < time == keys.shape[-1] and index.ndim == 1  # the cache was empty
-    if whole and ids.device.type == "cpu" and not dropout:
-        return Positions(index, documents, None, blocked=True)
+    empty = 1 < time == keys.shape[-1]  # was the cache before
+    long = time >= BLOCKED and cache.keys.dtype == torch.bfloat16
+    if (empty or long) and index.ndim == 1 and ids.device.type == "cpu" and not dropout:
+        of_keys = None if cache.documents is None else cache.documents[:, : cache.filled]
+        return Positions(index, of_keys, None, blocked=True)
     return Positions(index, None, visible(index, keys, config.window, documents, cache.documents), blocked=False)
 
 
