@@ -264,6 +264,7 @@ def test_the_load_test_agrees_with_the_server(run: Path, tmp_path: Path, capsys:
     assert 0 < first["clients"] <= first["server"] <= first["clients"] + finished["abort"]  # some leave just then
     assert finished["stop"] + finished["length"] >= found["statuses"]["200"] > 0 and finished["abort"] >= left > 0
     assert found["tokens"]["server"] > found["tokens"]["clients_in_whole_texts"]
+    assert found["faults"] == [] and len(found["memory_mb"]) >= 10
     assert "time to first token p95" in capsys.readouterr().out
 
 
