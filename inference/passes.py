@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from model import Decoder, KVCache
 from model.native.library import is_built
 from model.native.step import MOST_TOKENS, NativeStep, reason_against
@@ -47,8 +48,14 @@ class Passes:
 
 
 def wants_native(model: Decoder, setting: Compile, tokens: int) -> bool:
-    """Whether to run `model` by its native step: with "auto" where writing so many tokens repays compiling it, or where
-    that has been done."""
+    """Whether `model` is to write by its native step: with "auto" where so many tokens repay compiling it, or where it
+    is compiled already, as quantised weights need it to be.
+
+    Raises:
+        UserError: with "on", when that cannot be.
+    """
+    if setting == "on" and (reason := reason_against(model)):
+        raise UserError(f"--compile on is not possible for this model: {reason}; leave it out")
     if setting == "auto":
-        return model.device.type == "cpu" and (tokens >= LONG or is_built())
+        return model.embedding.quantized is not None or tokens >= LONG or is_built()
     return setting == "on"

@@ -73,17 +73,17 @@ class SampleClock:
 
 def weight_bytes(model: Decoder) -> int:
     """What a pass reads of the weights: all but the tables of which it looks up single rows."""
-    tables = ["position_embedding.", "value_embeddings.", *([] if model.head is None else ["embedding."])]
+    tables = ("position_embedding.", "value_embeddings.", *([] if model.head is None else ["embedding."]))
     bits = [
         tensor.nbytes
-        for module in model.modules()
-        if isinstance(module, QuantizedWeight)
+        for name, module in model.named_modules()
+        if isinstance(module, QuantizedWeight) and not name.startswith(tables)
         for tensor in (*module.parameters(), *module.buffers())
     ]
     dense = [
         parameter.nbytes
         for name, parameter in model.named_parameters()
-        if not name.startswith(tuple(tables)) and ".quantized." not in name
+        if not name.startswith(tables) and ".quantized." not in name
     ]
     return sum(bits) + sum(dense)
 

@@ -71,7 +71,8 @@ class Attention(nn.Module):
             query, key = rotate(query, *rotary), rotate(key, *rotary)
         if cache is not None:
             key, value = cache.append(self.layer, key, value)
-        mixed = self.attend(query.type_as(value), key.type_as(value), value, positions).type_as(x)  # a cache may be bf16
+        mixed = self.attend(query.type_as(value), key.type_as(value), value, positions)
+        mixed = mixed.type_as(x)  # a cache may be of another dtype
         return self.output(chosen(mixed.transpose(1, 2).reshape(batch, time, -1), wanted))
 
     def project(self, x: Tensor) -> list[Tensor]:

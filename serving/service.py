@@ -13,6 +13,8 @@ from typing import Any
 from fastapi import Request
 
 from inference import Engine, GenerationRequest, LoadedRun, SamplingOptions
+from inference.passes import Compile, wants_native
+from model.quantization import Bits, quantize
 from serving.answers import Timings, Usage
 from serving.errors import ApiError
 from serving.jobs import Event, Job
@@ -38,8 +40,23 @@ class Prompt:
 class Service:
     """A loaded run, ready to be served."""
 
-    def __init__(self, loaded: LoadedRun, options: ServerOptions, adapters: Sequence[str] = ()) -> None:
-        """Raises UserError when an adapter cannot be had; see `served_models`."""
+    def __init__(
+        self,
+        loaded: LoadedRun,
+        options: ServerOptions,
+        adapters: Sequence[str] = (),
+        bits: Bits | None = None,
+        compiled: Compile = "auto",
+    ) -> None:
+        """
+        Args:
+            adapters: see `served_models`.
+            bits: what the run's weights are kept in from now on, adapters left out; None for fp32.
+            compiled: whether the engine writes by the native step, which then is compiled now if need be.
+
+        Raises:
+            UserError: an adapter cannot be had, the weights cannot be kept so, or "on" is impossible.
+        """
         self.loaded, self.options = loaded, options
         self.tokenizer = loaded.tokenizer
         self.models = served_models(loaded, adapters)
@@ -47,7 +64,10 @@ class Service:
         self.texts = TokenTexts(self.tokenizer)
         self.metrics = Metrics(self.default.id)
         self.started = int(time.time())
-        engine = Engine(loaded, slots=options.slots)
+        if bits is not None:  # behind the adapters, which know their base by its weights
+            quantize(loaded.model, bits)
+        native = wants_native(loaded.model, compiled, options.max_tokens)
+        engine = Engine(loaded, slots=options.slots, native=native)
         self.metrics.watch(engine)
         self.thread = ModelThread(engine, options.slots + options.max_waiting, self.metrics)
 

@@ -19,6 +19,7 @@ from inference_fixtures import make_run, tokenizer_bytes
 from common.files import write_json
 from common.runs import Run, write_checkpoint_manifest
 from inference import LoadedRun, load_run
+from model.quantization import Bits
 from serving.options import ServerOptions
 from serving.server import LOOPBACK, configure
 from serving.service import Service
@@ -93,9 +94,10 @@ def running(
     adapters: Sequence[str] = (),
     keys: Sequence[str] = (),
     hosts: Sequence[str] | None = LOOPBACK,
+    bits: Bits | None = None,
 ) -> Iterator[Running]:
     """A server that is ready, until the end of the block."""
-    service = Service(loaded, options or ServerOptions(), adapters)
+    service = Service(loaded, options or ServerOptions(), adapters, bits)
     config = configure(service, keys, hosts)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(config)
