@@ -145,7 +145,7 @@ def proposer_of(task: Task) -> Proposer:
     if task.draft == "lookup":
         return PromptLookup()
     tokenizer = Tokenizer(find_run(task.weights).tokenizer)
-    return DraftModel(load_run(find_run(task.draft), device="cpu"), tokenizer)
+    return DraftModel(load_run(find_run(task.draft), device="cpu"), tokenizer, native=True)
 
 
 def beginnings(data: Dataset, source: str, task: Task) -> list[list[int]]:
