@@ -273,6 +273,32 @@ def test_quantiles_of_histograms() -> None:
     assert [serving.quantile(found, "x", share) for share in (0.125, 0.25, 0.5, 0.75, 1)] == [0.5, 1, 1.5, 2, 2]
 
 
+def test_faults_of_a_server_under_load() -> None:
+    edges = {"wait": [1.0, 2.0, 4.0, 8.0]}
+    fine: dict[str, Any] = {
+        "statuses": {"200": 5, "429": 1, "left in the middle": 2},
+        "left_running": 0.0,
+        "cache_left_filled": 0.0,
+        "memory_mb": [50.0, 100.0, 101.0, 103.0],
+        "milliseconds": {"wait p50": {"clients_in_buckets": 1.5, "server": 3.0}},
+    }
+    assert serving.faults(fine, edges) == []
+    for changed, said in (
+        ({"statuses": {"500": 1}}, "1 times '500'"),
+        ({"left_running": 2.0}, "2 texts still run"),
+        ({"memory_mb": [50.0, 100.0, 101.0, 106.0]}, "from 100 to 106 MB"),
+        ({"milliseconds": {"wait p50": {"clients_in_buckets": 0.5, "server": 3.0}}}, "wait p50 of clients and server"),
+    ):
+        (found,) = serving.faults({**fine, **changed}, edges)
+        assert said in found
+
+
+def test_the_clients_times_in_the_buckets_of_the_server() -> None:
+    found = {'x_bucket,le="1.0"': 9.0, 'x_bucket,le="2.0"': 9.0, 'x_bucket,le="+Inf"': 9.0, "x_count": 9.0}
+    mine = serving.in_buckets([0.5, 1.0, 1.5, 7.0], found, "x")
+    assert list(mine.values()) == [2, 3, 4, 4] and serving.quantile(mine, "x", 0.5) == 1
+
+
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "serving.server", None)
     with pytest.raises(UserError, match=r"pip install -c constraints.txt -e '.\[serve\]'"):
