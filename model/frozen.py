@@ -31,8 +31,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.linear` of fp32 tensors. Without gradients on a CPU oneDNN multiplies, which on a processor of AMD is up to 2.3
-    times as fast as MKL (docs/log.md)."""
+    """`F.linear` of fp32 tensors. Without gradients on a CPU it is oneDNN that multiplies, which on a processor of AMD
+    is up to 2.3 times as fast as MKL (docs/log.md)."""
     if torch.is_grad_enabled() or x.device.type != "cpu" or not ONEDNN or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
