@@ -173,7 +173,7 @@ class Measured:
             self.speculation()
         return self.found
 
-    def keep(self, part: str, title: str, rows: dict[str, dict[str, Spread | None]]) -> None:
+    def keep(self, part: str, title: str, rows: Mapping[str, Mapping[str, Spread | None]]) -> None:
         show(f"{title}; {self.title}", rows)
         self.found[part] = rows
 

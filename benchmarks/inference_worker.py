@@ -28,9 +28,12 @@ Write = Callable[[list[int], int], list[int]]
 class Writer(Protocol):
     """An engine that has loaded its weights."""
 
-    weight_bytes: float
-    """What is read of them for a token."""
-    write: Write
+    @property
+    def weight_bytes(self) -> float:
+        """What is read of them for a token."""
+
+    @property
+    def write(self) -> Write: ...
 
 
 class Peer(NamedTuple):
