@@ -139,7 +139,7 @@ def measure(case: str, task: Task, command: FineTuningCommand) -> None:
         for name, variant in tasks.items():
             worker = Worker("benchmarks.fine_tuning_worker", variant.to_json())
             stack.callback(worker.close)
-            losses.append(worker("loss")["loss"])
+            losses.append(worker.ask("loss")["loss"])
             workers[name] = worker
         results = alternate(workers, command.rounds)
     file = f"{command.json}_{case.replace(' ', '_')}_{task.precision}.json" if command.json else None

@@ -1,141 +1,266 @@
-"""Speed of generation: python -m benchmarks.inference [--config FILE] [--rounds N] [--json FILE]."""
+"""Speed of generation beside other engines: python -m benchmarks.inference [--threads 1 2] [--run NAME] [options].
 
-from common.threads import bind_threads, keep_freed_memory
+All engines have the same weights, exported by `model/convert`, and the same number of threads. Each number format of
+each engine is a process of its own, and all are measured in turn. Engines that are not installed are left out.
+"""
 
-bind_threads()
-keep_freed_memory()
+from __future__ import annotations
 
-import statistics  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
-from dataclasses import dataclass, replace  # noqa: E402
-from typing import NamedTuple  # noqa: E402
+import importlib.util
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-import torch  # noqa: E402
-import tyro  # noqa: E402
+import tyro
 
-from benchmarks.table import Measurement, alternate, report  # noqa: E402
-from common.cli import load_config, run_command  # noqa: E402
-from inference import Engine, GenerationRequest, SamplingOptions, Speed, Update  # noqa: E402
-from inference.proposers import PromptLookup  # noqa: E402
-from inference.speculation import Proposer  # noqa: E402
-from model import Decoder, KVCache  # noqa: E402
-from model.device import choose_device  # noqa: E402
-from training.config import RunConfig  # noqa: E402
+from benchmarks import inference_weights
+from benchmarks.inference_worker import PACKAGES, Task
+from benchmarks.process import Worker
+from benchmarks.table import Measurement, Spread, alternate, ratios, show, spreads
+from common.cli import from_dict, load_config, run_command
+from common.files import write_json
+from common.runs import Run, find_run
+from data_pipeline.shards import Dataset
+from data_pipeline.tokenizer import Tokenizer
+from inference.loading import read_config
+from model import ModelConfig
+from model.convert.hf_export import misfits
+from model.convert.registry import family_of_ours
+from training.config import RunConfig
+
+
+class Variant(NamedTuple):
+    """A number format of an engine."""
+
+    engine: str
+    mode: str
+    element_bytes: int
+    """Of the keys and values in its cache."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine} {self.mode}"
+
+
+VARIANTS = (
+    Variant("ours", "fp32", 4),
+    Variant("ours", "bf16", 2),
+    Variant("ours", "int8", 2),
+    Variant("ours", "int4", 2),
+    Variant("transformers", "float32", 4),
+    Variant("transformers", "bfloat16", 2),
+    Variant("CTranslate2", "float32", 4),
+    Variant("CTranslate2", "int8", 4),
+    Variant("llama.cpp", "f32", 4),
+    Variant("llama.cpp", "bf16", 2),
+    Variant("llama.cpp", "q8_0", 2),
+    Variant("llama.cpp", "q4_0", 2),
+)
+EXACT = ("fp32", "float32", "f32")  # formats in which all engines must write the same
+Part = Literal["speed", "concurrency", "perplexity", "speculation"]
 
 
 @dataclass(frozen=True)
 class BenchmarkCommand:
-    """Measure generation with and without the key-value cache and by the engine, on random weights."""
+    """Measure generation, one text and many at a time, beside transformers, CTranslate2 and llama.cpp."""
 
-    config: str = "configs/quickstart.py"
-    """Run config whose model is measured."""
+    config: str = "configs/mini_llama.py"
+    """Run config whose architecture is measured, with random weights."""
+    run: str | None = None
+    """A run to measure instead: also its perplexity in every format, and speculation on its validation texts."""
+    draft: str | None = None
+    """A smaller run of the same tokenizer, which then drafts for --run."""
+    threads: tuple[int, ...] = (1, 2)
+    """Numbers of threads."""
+    first_tokens: int = 512
+    """Length of the prompt to whose first token the time is taken."""
     prompt_tokens: int = 64
-    """Length of the prompt."""
+    """Length of the prompts behind which decoding is timed."""
     new_tokens: int = 64
-    """Tokens to generate."""
+    """Tokens that are timed."""
     rounds: int = 5
     """Rounds after one that warms up."""
+    parts: tuple[Part, ...] = ("speed", "concurrency", "perplexity", "speculation")
+    """What to measure; the last two need a run."""
+    exports: str | None = None
+    """Keep the exported weights in this directory for the next time."""
     json: str | None = None
     """Also write the figures to this file."""
 
 
-@torch.inference_mode()
-def with_cache(model: Decoder, prompt: torch.Tensor, new_tokens: int) -> Measurement:
-    device = prompt.device
-    cache = KVCache(model.config, prompt.shape[0], prompt.shape[1] + new_tokens, device, torch.float32)
-    started = time.perf_counter()
-    ids = model(prompt, cache=cache, last_only=True).argmax(-1)
-    ids.sum().item()  # waits for the device
-    prefilled = time.perf_counter()
-    for _ in range(new_tokens - 1):
-        ids = model(ids, cache=cache, last_only=True).argmax(-1)
-    ids.sum().item()
-    seconds = time.perf_counter() - prefilled
-    return {"tokens/s": prompt.shape[0] * (new_tokens - 1) / seconds, "first token s": prefilled - started}
+@dataclass(frozen=True)
+class Weights:
+    """A run, and where it is exported to."""
+
+    run: Run
+    shape: ModelConfig
+    folder: Path
+
+    @staticmethod
+    def of(command: BenchmarkCommand, folder: Path) -> Weights:
+        """Raises UserError when there is no such run or config."""
+        if command.run is not None:
+            run = find_run(command.run)
+            shape = from_dict(ModelConfig, read_config(run)["model"], where=f"{run.config}: model")
+            return Weights(run, shape, folder / inference_weights.fingerprint(run))
+        configured = load_config(command.config, RunConfig).model
+        # With these every id can follow every other; with GPT-2's small ones a text would repeat its last id.
+        shape = replace(configured, zero_init_projections=False, init_std=None)
+        run = inference_weights.random_run(folder, shape)
+        return Weights(run, shape, folder / inference_weights.fingerprint(run))
+
+    def task(self, command: BenchmarkCommand, variant: Variant, threads: int) -> Task:
+        """The task of a worker, whose weights are exported if they are not."""
+        tokenizer = Tokenizer(self.run.tokenizer)
+        room = self.shape.context_length - 1
+        return Task(
+            variant.engine,
+            variant.mode,
+            str(inference_weights.exported(self.run, self.folder, variant.engine, variant.mode)),
+            threads,
+            tokenizer.vocab_size,
+            tokenizer.bos_id,
+            min(command.first_tokens, room),
+            min(command.prompt_tokens, room // 2),
+            min(command.new_tokens, room // 2),
+        )
+
+    def cache_bytes(self, task: Task, variant: Variant) -> float:
+        """What is read of the cache for a token, on average."""
+        shape = self.shape
+        position = 2 * shape.layers * shape.key_value_heads * shape.head_size * variant.element_bytes
+        return position * (task.prompt + task.new / 2)
 
 
-@torch.inference_mode()
-def without_cache(model: Decoder, prompt: torch.Tensor, new_tokens: int) -> Measurement:
-    started = time.perf_counter()
-    ids = torch.cat([prompt, model(prompt, last_only=True).argmax(-1)], dim=1)
-    ids.sum().item()  # waits for the device
-    prefilled = time.perf_counter()
-    for _ in range(new_tokens - 1):
-        ids = torch.cat([ids, model(ids, last_only=True).argmax(-1)], dim=1)
-    ids.sum().item()
-    seconds = time.perf_counter() - prefilled
-    return {"tokens/s": prompt.shape[0] * (new_tokens - 1) / seconds, "first token s": prefilled - started}
+def available(shape: ModelConfig) -> list[Variant]:
+    """Those that can be measured here; what cannot is said."""
+    if family_of_ours(shape) is None:
+        print(f"without other engines, which do not have this architecture ({misfits(shape)})")
+        return [variant for variant in VARIANTS if variant.engine == "ours"]
+    missing = [engine for engine, package in PACKAGES.items() if importlib.util.find_spec(package) is None]
+    for engine in missing:
+        print(f"without {engine}, which is not installed: pip install -c constraints.txt -e '.[peers]'")
+    return [variant for variant in VARIANTS if variant.engine not in missing]
 
 
-class Letters:
-    """In place of a tokenizer, which random weights have none of: every id is a letter, none ends a text."""
+class Measured:
+    """The measurements of one number of threads."""
 
-    bos_id = 0
-    eos_ids: tuple[int, ...] = ()
+    def __init__(self, command: BenchmarkCommand, weights: Weights, variants: Sequence[Variant], threads: int) -> None:
+        self.command, self.weights, self.variants = command, weights, variants
+        self.tasks = {variant.name: weights.task(command, variant, threads) for variant in variants}
+        self.ours = [variant.name for variant in variants if variant.engine == "ours"]
+        self.title = f"{threads} thread{'s' if threads > 1 else ''}, {command.rounds} rounds"
+        self.found: dict[str, Any] = {}
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(chr(97 + token % 26) for token in ids)
+    def run(self) -> dict[str, Any]:
+        """All parts that are asked for, as they were printed."""
+        parts = set(self.command.parts)
+        if parts & {"speed", "concurrency", "perplexity"}:
+            with ExitStack() as stack:
+                needed = self.tasks if "speed" in parts else {name: self.tasks[name] for name in self.ours}
+                workers = {name: started(stack, task) for name, task in needed.items()}
+                if "speed" in parts:
+                    self.speed(workers, started(stack, replace(self.tasks[self.ours[0]], engine="memory")))
+                if "concurrency" in parts:
+                    self.concurrency(workers)
+                if "perplexity" in parts and self.command.run is not None:
+                    self.perplexity(workers)
+        if "speculation" in parts and self.command.run is not None:
+            self.speculation()
+        return self.found
 
-    def unused_ids(self, rows: int) -> list[int]:
-        return []
+    def keep(self, part: str, title: str, rows: Mapping[str, Mapping[str, Spread | None]]) -> None:
+        show(f"{title}; {self.title}", rows)
+        self.found[part] = rows
+
+    def speed(self, workers: Mapping[str, Worker], memory: Worker) -> None:
+        facts = {name: worker.ask("greedy") for name, worker in workers.items()}
+        results = alternate({"memory": memory, **workers}, self.command.rounds)
+        fastest = [measured["bytes/s"] for measured in results.pop("memory")]
+        for variant in self.variants:
+            read = facts[variant.name]["weight bytes"]
+            read += self.weights.cache_bytes(self.tasks[variant.name], variant)
+            for measured, most in zip(results[variant.name], fastest, strict=True):
+                measured["MB read a token"] = read / 1e6
+                measured["% of bandwidth"] = 100 * read * measured["tokens/s"] / most
+        self.keep("speed", "one text", {name: spreads(rounds) for name, rounds in results.items()})
+        others = [name for name in results if name not in self.ours]
+        if others:
+            times = {
+                f"of {name}": {mine: ratios(results[mine], results[name], "tokens/s") for mine in self.ours}
+                for name in others
+            }
+            self.keep("ratios", "our tokens/s, round by round", times)
+        self.equality({variant.name: facts[variant.name]["ids"] for variant in self.variants if variant.mode in EXACT})
+        print(f"memory is read at {min(fastest) / 1e9:.1f} to {max(fastest) / 1e9:.1f} GB/s")
+
+    def equality(self, written: dict[str, list[int]]) -> None:
+        (first, expected), *others = written.items()
+        for name, ids in others:
+            same = next((place for place, pair in enumerate(zip(ids, expected, strict=True)) if len({*pair}) > 1), None)
+            said = f"the same {len(ids)} ids" if same is None else f"other ids from number {same} of {len(ids)} on"
+            print(f"greedy, {name} writes {said} as {first}")
+        self.found["equal"] = {name: ids == expected for name, ids in others}
+
+    def concurrency(self, workers: Mapping[str, Worker]) -> None:
+        asked: dict[str, Callable[[], Measurement]] = {
+            name: lambda worker=workers[name]: worker.ask("crowd")  # type: ignore[misc]
+            for name in self.ours
+        }
+        results = alternate(asked, self.command.rounds)
+        self.keep("concurrency", "many texts", {name: spreads(rounds) for name, rounds in results.items()})
+
+    def perplexity(self, workers: Mapping[str, Worker]) -> None:
+        found = {name: workers[name].ask("perplexity")["perplexity"] for name in self.ours}
+        exact = next(iter(found.values()))
+        costs = [{"perplexity": value, "cost %": 100 * (value / exact - 1)} for value in found.values()]
+        self.keep(
+            "perplexity", "validation texts", {name: spreads([cost]) for name, cost in zip(found, costs, strict=True)}
+        )
+
+    def speculation(self) -> None:
+        data = Dataset(read_config(self.weights.run)["data"]["directory"])
+        task = replace(self.tasks[self.ours[0]], sources=tuple(data.sources))
+        tasks = {"plain": task, "prompt lookup": replace(task, draft="lookup")}
+        if self.command.draft is not None:
+            tasks[f"draft {self.command.draft}"] = replace(task, draft=self.command.draft)
+        with ExitStack() as stack:
+            workers = {name: started(stack, each) for name, each in tasks.items()}
+            results = alternate(workers, self.command.rounds)
+        rows: dict[str, dict[str, Spread | None]] = {}
+        for source in task.sources:
+            for name, rounds in results.items():
+                own = [measured_of(source, measured) for measured in rounds]
+                plain = [measured_of(source, measured) for measured in results["plain"]]
+                rows[f"{source}, {name}"] = {**spreads(own), "times plain": ratios(own, plain, "tokens/s")}
+        self.keep("speculation", "greedy continuations of validation texts", rows)
 
 
-class Loaded(NamedTuple):
-    model: Decoder
-    tokenizer: Letters
+def measured_of(source: str, measured: Measurement) -> Measurement:
+    """The figures of one source."""
+    start = f"{source}: "
+    return {name.removeprefix(start): value for name, value in measured.items() if name.startswith(start)}
 
 
-def by_engine(
-    model: Decoder, prompts: list[list[int]], options: SamplingOptions, proposer: Proposer | None = None
-) -> Measurement:
-    """All prompts at once."""
-    speed, arrived = Speed(), [list[float]() for _ in prompts]
-    engine = Engine(Loaded(model, Letters()), len(prompts), speed=speed, proposer=proposer)  # type: ignore[arg-type]
-
-    def receiver(number: int):  # type: ignore[no-untyped-def]
-        def receive(update: Update) -> None:
-            arrived[number].append(time.perf_counter())
-
-        return receive
-
-    started = time.perf_counter()
-    for number, prompt in enumerate(prompts):
-        engine.submit(GenerationRequest(tuple(prompt), options, sample=number), receiver(number))
-    engine.run()
-    return {
-        "tokens/s": speed.decode_tokens / speed.decode_seconds,
-        "first token s": statistics.median(times[0] for times in arrived) - started,
-    }
+def started(stack: ExitStack, task: Task) -> Worker:
+    worker = Worker("benchmarks.inference_worker", task.to_json())
+    stack.callback(worker.close)
+    return worker
 
 
 def main(argv: Sequence[str]) -> None:
     command = tyro.cli(BenchmarkCommand, args=argv, prog="python -m benchmarks.inference")
-    config = load_config(command.config, RunConfig)
-    device = choose_device(config.device)
-    torch.manual_seed(0)
-    shape = replace(config.model, zero_init_projections=False)  # or all logits would be equal
-    model = Decoder(shape).to(device).eval()
-    prompt = torch.randint(config.model.vocab_size, (1, command.prompt_tokens), device=device)
-    batch, ids = prompt.repeat(8, 1), prompt[0, 1:].tolist()  # the engine puts an id before them
-    mixed = [ids[: 1 + len(ids) * number // 16] for number in range(16)]
-    greedy = SamplingOptions(command.new_tokens, temperature=0)
-    sampled = SamplingOptions(command.new_tokens, temperature=0.8, top_k=50)
-    results = alternate(
-        {
-            "recomputed prefix": lambda: without_cache(model, prompt, command.new_tokens),
-            "cache": lambda: with_cache(model, prompt, command.new_tokens),
-            "cache, 8 samples": lambda: with_cache(model, batch, command.new_tokens),
-            "engine": lambda: by_engine(model, [ids], greedy),
-            "engine, top-k": lambda: by_engine(model, [ids], sampled),
-            "engine, 8 samples": lambda: by_engine(model, [ids] * 8, sampled),
-            "engine, 16 lengths": lambda: by_engine(model, mixed, sampled),
-            "engine, prompt lookup": lambda: by_engine(model, [ids], greedy, PromptLookup()),
-        },
-        command.rounds,
-    )
-    parameters = model.parameter_count() / 1e6
-    report(f"{command.config}: {parameters:.1f}M parameters in fp32 on {device}", results, "tokens/s", command.json)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Weights.of(command, Path(command.exports or folder))
+        variants = available(weights.shape)
+        print(f"{command.run or command.config}: {inference_weights.parameters(weights.run) / 1e6:.1f}M parameters")
+        found = {threads: Measured(command, weights, variants, threads).run() for threads in command.threads}
+    if command.json:
+        write_json(Path(command.json), found)
 
 
 if __name__ == "__main__":

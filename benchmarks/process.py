@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,11 @@ class Worker:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
             )
 
-    def __call__(self, asked: str = "step") -> Measurement:
+    def __call__(self) -> Measurement:
+        """The figures of a step. Raises UserError when the worker has died."""
+        return self.ask("step")
+
+    def ask(self, asked: str) -> dict[str, Any]:
         """The answer to the line `asked`. Raises UserError when the worker has died."""
         assert self.process.stdin is not None and self.process.stdout is not None
         try:

@@ -7,7 +7,9 @@ measured with what the server says of itself.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import json
+import math
 import os
 import random
 import statistics
@@ -36,12 +38,17 @@ from common.runs import find_run
 
 SERVE = Path(__file__).resolve().parent.parent / "serve.py"
 WORDS = "the river and a small town in the north of its old country were known for many years".split()
+MEMORY_SAMPLES = 20
+GROWTH = 0.05  # of the server's memory, between the second quarter of the time and the last, that is still called none
 Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
 class BenchmarkCommand:
-    """Stream texts with many clients at a time, and report waits, statuses, slots and memory."""
+    """Stream texts with many clients at a time, and report waits, statuses, slots and memory.
+
+    Ends with status 1 where requests failed otherwise than by 429, slots were not freed, memory grew, or the server
+    measures something else than its clients."""
 
     run: str | None = None
     """Name below runs/, or path, of the run to serve; by default the newest one."""
@@ -67,6 +74,8 @@ class Measured:
     between_tokens: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
+    resident: list[float] = field(default_factory=list)
+    """Bytes of memory that the server has, at equal distances of time."""
 
 
 @contextmanager
@@ -104,14 +113,24 @@ def metrics_of(url: str) -> Metrics:
 def quantile(metrics: Metrics, name: str, share: float) -> float:
     """Of a histogram, as Prometheus' `histogram_quantile` estimates it: straight lines within buckets."""
     edge, below, rank = 0.0, 0.0, share * metrics[f"{name}_count"]
-    for key, count in metrics.items():
-        if not key.startswith(f"{name}_bucket"):
-            continue
-        upper = key.split('le="')[1].rstrip('"')
+    for key, upper in buckets(metrics, name).items():
+        count = metrics[key]
         if count >= rank and count > below:
-            return edge if upper == "+Inf" else edge + (float(upper) - edge) * (rank - below) / (count - below)
-        edge, below = float(upper), count
+            return edge if upper == math.inf else edge + (upper - edge) * (rank - below) / (count - below)
+        edge, below = upper, count
     return edge
+
+
+def buckets(metrics: Metrics, name: str) -> dict[str, float]:
+    """Upper edge of every bucket of a histogram, by its key."""
+    keys = [key for key in metrics if key.startswith(f"{name}_bucket")]
+    return {key: float(key.split('le="')[1].rstrip('"')) for key in keys}
+
+
+def in_buckets(values: Sequence[float], metrics: Metrics, name: str) -> Metrics:
+    """The histogram that the server would have of `values`."""
+    counts = {key: float(sum(value <= upper for value in values)) for key, upper in buckets(metrics, name).items()}
+    return {**counts, f"{name}_count": float(len(values))}
 
 
 @asynccontextmanager
@@ -179,11 +198,21 @@ async def client(command: BenchmarkCommand, url: str, number: int, end: float, m
             measured.statuses[f"failed: {type(error).__name__}"] += 1
 
 
-async def load(command: BenchmarkCommand, url: str) -> Measured:
+async def load(command: BenchmarkCommand, url: str, process: int) -> Measured:
     """All clients for the whole time."""
     measured, end = Measured(), time.perf_counter() + 60 * command.minutes
+    watching = asyncio.create_task(watch(process, 60 * command.minutes / MEMORY_SAMPLES, measured))
     await asyncio.gather(*(client(command, url, number, end, measured) for number in range(command.clients)))
+    watching.cancel()
     return measured
+
+
+async def watch(process: int, seconds: float, measured: Measured) -> None:
+    """Note the server's memory at such a distance of time."""
+    server = psutil.Process(process)
+    while True:
+        await asyncio.sleep(seconds)
+        measured.resident.append(server.memory_info().rss)
 
 
 def when_idle(url: str, seconds: float = 10) -> Metrics:
@@ -196,18 +225,17 @@ def when_idle(url: str, seconds: float = 10) -> Metrics:
         time.sleep(0.05)
 
 
-def summary(measured: Measured, before: int, after: int, metrics: Metrics, seconds: float) -> dict[str, Any]:
+def summary(measured: Measured, metrics: Metrics, seconds: float) -> dict[str, Any]:
     waits = {"time_to_first_token": measured.first_token, "inter_token_latency": measured.between_tokens}
-    milliseconds = {
-        name: {
-            f"p{percent}": {
+    milliseconds = {}
+    for name, values in waits.items():
+        seen = in_buckets(values, metrics, f"{name}_seconds")
+        for percent in (50, 95):
+            milliseconds[f"{name} p{percent}"] = {
                 "clients": 1000 * statistics.quantiles(values, n=100)[percent - 1],
+                "clients_in_buckets": 1000 * quantile(seen, f"{name}_seconds", percent / 100),
                 "server": 1000 * quantile(metrics, f"{name}_seconds", percent / 100),
             }
-            for percent in (50, 95)
-        }
-        for name, values in waits.items()
-    }
     finished = {key.split('"')[1]: value for key, value in metrics.items() if key.startswith("request_success_total")}
     return {
         "milliseconds": milliseconds,
@@ -218,17 +246,37 @@ def summary(measured: Measured, before: int, after: int, metrics: Metrics, secon
         "first_tokens": {"clients": len(measured.first_token), "server": metrics["time_to_first_token_seconds_count"]},
         "left_running": metrics["num_requests_running"] + metrics["num_requests_waiting"],
         "cache_left_filled": metrics["kv_cache_usage_perc"],
-        "memory_mb": {"before": before / 1e6, "after": after / 1e6},
+        "memory_mb": [round(resident / 1e6, 1) for resident in measured.resident],
     }
+
+
+def faults(found: dict[str, Any], edges: dict[str, list[float]]) -> list[str]:
+    """What should not be after any load; `edges` of the server's buckets in milliseconds, by histogram."""
+    fine = ("200", "429", "left before the answer", "left in the middle")
+    said = [f"{count} times {status!r}" for status, count in found["statuses"].items() if status not in fine]
+    if found["left_running"] or found["cache_left_filled"]:
+        said.append(
+            f"{found['left_running']:g} texts still run, {found['cache_left_filled']:.1%} of the cache is filled"
+        )
+    memory = found["memory_mb"]
+    quarter = max(1, len(memory) // 4)
+    early, late = statistics.median(memory[quarter : 2 * quarter] or memory), statistics.median(memory[-quarter:])
+    if late > (1 + GROWTH) * early:
+        said.append(f"memory has grown from {early:.0f} to {late:.0f} MB between the second and the last quarter")
+    for name, values in found["milliseconds"].items():
+        own = edges[name.split()[0]]
+        if abs(bisect.bisect_left(own, values["clients_in_buckets"]) - bisect.bisect_left(own, values["server"])) > 1:
+            said.append(f"{name} of clients and server are not in the same or neighbouring buckets")
+    return said
 
 
 def show(title: str, found: dict[str, Any]) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=160)
-    table = Table("milliseconds", "clients", "server's histogram", title=title, title_justify="left")
-    for name, percents in found["milliseconds"].items():
-        for percent, values in percents.items():
-            table.add_row(f"{name.replace('_', ' ')} {percent}", number(values["clients"]), number(values["server"]))
+    columns = ("clients", "clients, in the server's buckets", "server's histogram")
+    table = Table("milliseconds", *columns, title=title, title_justify="left")
+    for name, values in found["milliseconds"].items():
+        table.add_row(name.replace("_", " "), *(number(value) for value in values.values()))
     console.print(table)
     for name, value in found.items():
         if name != "milliseconds":
@@ -238,18 +286,22 @@ def show(title: str, found: dict[str, Any]) -> None:
 def main(argv: Sequence[str]) -> None:
     command = tyro.cli(BenchmarkCommand, args=argv, prog="python -m benchmarks.serving")
     with server(command.run) as (process, url):
-        asyncio.run(load(BenchmarkCommand(clients=4, minutes=0.05), url))  # warms up
+        asyncio.run(load(BenchmarkCommand(clients=4, minutes=0.05), url, process))  # warms up
         when_idle(url)
-        began, before, memory = time.perf_counter(), metrics_of(url), psutil.Process(process)
-        resident = memory.memory_info().rss
-        measured = asyncio.run(load(command, url))
+        began, before = time.perf_counter(), metrics_of(url)
+        measured = asyncio.run(load(command, url, process))
         seconds, after = time.perf_counter() - began, when_idle(url)
         counted = {name: after[name] - before[name] for name in after}
         gauges = {name: after[name] for name in after if name.startswith(("num_requests", "kv_cache"))}
-        found = summary(measured, resident, memory.memory_info().rss, counted | gauges, seconds)
+        found = summary(measured, counted | gauges, seconds)
+    names = ("time_to_first_token", "inter_token_latency")
+    edges = {name: [1000 * edge for edge in buckets(after, f"{name}_seconds").values()] for name in names}
+    found["faults"] = faults(found, edges)
     show(f"{command.clients} clients for {command.minutes:g} minutes on {os.cpu_count()} cores", found)
     if command.json:
         Path(command.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if found["faults"]:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

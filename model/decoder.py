@@ -97,9 +97,9 @@ class Decoder(nn.Module):
         Raises ValueError when the sequence, the cached part included, is longer than the context.
         """
         if targets is None:
-            wanted = _last(ids, counts) if last_only else None
-            logits = self.logits(self.hidden(ids, cache, counts, documents, wanted))
-            return logits[:, None] if last_only else logits
+            if last_only and ids.shape[1] > 1:
+                return self.logits(self.hidden(ids, cache, counts, documents, _last(ids, counts))[:, None])
+            return self.logits(self.hidden(ids, cache, counts, documents))
         targets = targets.flatten() if learned is None else targets.flatten()[learned]
         hidden = self.hidden(ids, cache, counts, documents, learned).flatten(0, -2)
         return linear_cross_entropy(hidden, self.output_weight, targets, self.config.logit_softcap)

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from model.functions import compute_dtype
 
+# Inductor writes products with this operator too; there is no other way to oneDNN's products in fp32.
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` for a weight that, when it is frozen, may be stored in another dtype than the product runs in.
@@ -20,9 +23,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: (out_features, in_features).
         bias: (out_features,).
     """
-    if weight.requires_grad or weight.dtype == compute_dtype(x) == torch.float32:
+    if weight.dtype == compute_dtype(x) == torch.float32:
+        return exact_linear(x, weight, bias)
+    if weight.requires_grad:
         return F.linear(x, weight, bias)
     return frozen_linear(x, weight.to, bias)
+
+
+def exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` of fp32 tensors. Without gradients on a CPU it is oneDNN that multiplies, which on a processor of AMD
+    is up to 2.3 times as fast as MKL (docs/log.md)."""
+    if torch.is_grad_enabled() or x.device.type != "cpu" or not ONEDNN or torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def frozen_linear(x: Tensor, dense: Callable[[torch.dtype], Tensor], bias: Tensor | None) -> Tensor:

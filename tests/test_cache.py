@@ -56,6 +56,29 @@ def test_every_logit_is_that_of_a_pass_without_a_cache(config: ModelConfig) -> N
 
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
 @torch.no_grad()
+def test_attention_by_blocks_behind_a_cache_in_bf16(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is that by a mask, but for bf16's rounding."""
+    model, ids, found = decoder(config).bfloat16(), some_ids(2), []
+    for least in (2, 100):
+        monkeypatch.setattr("model.positions.BLOCKED", least)
+        cache = KVCache(config, 2, 24, CPU, torch.bfloat16)
+        found.append(torch.cat([model(part, cache=cache) for part in ids.split([10, 1, 13], dim=1)], dim=1))
+    assert not torch.equal(*found)
+    assert (found[0] - found[1]).abs().mean() < 0.02 * found[1].abs().mean()
+
+
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+@torch.no_grad()
+def test_logits_after_the_last_ids_alone_are_those_of_all(config: ModelConfig) -> None:
+    model, ids = decoder(config), some_ids(2)
+    assert_same(model(ids, last_only=True), model(ids)[:, -1:])
+    caches = empty(config, 2), empty(config, 2)
+    every, last = (model(ids, cache=cache, counts=[7, 24], last_only=cache is caches[1]) for cache in caches)
+    assert_same(last[:, 0], torch.stack([every[0, 6], every[1, 23]]))
+
+
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+@torch.no_grad()
 def test_rows_of_any_lengths_are_as_if_alone(config: ModelConfig) -> None:
     """Neighbouring rows in passes of their own, rows that move, and rows that forget their last tokens."""
     model, ids, cache = decoder(config), some_ids(4), empty(config, 5)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import functions
+from model.frozen import linear
 from model.functions import IGNORE, causal_attention, linear_cross_entropy, token_losses
 
 
@@ -122,3 +123,16 @@ def test_a_chunk_has_aligned_rows_and_a_power_of_two_of_them(
         assert room.stride(0) * room.itemsize == 64 * (2 if dtype == torch.float32 else 1) and room.stride(1) == 1
     monkeypatch.setattr(functions, "CHUNK_LOGITS", 7)  # fewer than one position has
     assert functions._chunk_room(torch.randn(5, 8), weight).shape == (1, 31)
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (3, 5), (2, 3, 5), (0, 5)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_in_fp32_are_the_same_with_and_without_gradients(shape: tuple[int, ...], bias: bool) -> None:
+    """Which is another library's product on a CPU."""
+    weight, offset = torch.randn(7, 5, requires_grad=True), torch.randn(7) if bias else None
+    for x in (torch.randn(shape), torch.randn(*shape[:-1], 10)[..., ::2]):
+        found = linear(x, weight, offset)
+        found.sum().backward()  # there are gradients
+        with torch.no_grad():
+            torch.testing.assert_close(linear(x, weight, offset), found)
+            torch.testing.assert_close(linear(x, weight.mT.contiguous().mT, offset), found)

@@ -264,12 +264,39 @@ def test_the_load_test_agrees_with_the_server(run: Path, tmp_path: Path, capsys:
     assert 0 < first["clients"] <= first["server"] <= first["clients"] + finished["abort"]  # some leave just then
     assert finished["stop"] + finished["length"] >= found["statuses"]["200"] > 0 and finished["abort"] >= left > 0
     assert found["tokens"]["server"] > found["tokens"]["clients_in_whole_texts"]
+    assert found["faults"] == [] and len(found["memory_mb"]) >= 10
     assert "time to first token p95" in capsys.readouterr().out
 
 
 def test_quantiles_of_histograms() -> None:
     found = {'x_bucket,le="1.0"': 2.0, 'x_bucket,le="2.0"': 6.0, 'x_bucket,le="+Inf"': 8.0, "x_count": 8.0}
     assert [serving.quantile(found, "x", share) for share in (0.125, 0.25, 0.5, 0.75, 1)] == [0.5, 1, 1.5, 2, 2]
+
+
+def test_faults_of_a_server_under_load() -> None:
+    edges = {"wait": [1.0, 2.0, 4.0, 8.0]}
+    fine: dict[str, Any] = {
+        "statuses": {"200": 5, "429": 1, "left in the middle": 2},
+        "left_running": 0.0,
+        "cache_left_filled": 0.0,
+        "memory_mb": [50.0, 100.0, 101.0, 103.0],
+        "milliseconds": {"wait p50": {"clients_in_buckets": 1.5, "server": 3.0}},
+    }
+    assert serving.faults(fine, edges) == []
+    for changed, said in (
+        ({"statuses": {"500": 1}}, "1 times '500'"),
+        ({"left_running": 2.0}, "2 texts still run"),
+        ({"memory_mb": [50.0, 100.0, 101.0, 106.0]}, "from 100 to 106 MB"),
+        ({"milliseconds": {"wait p50": {"clients_in_buckets": 0.5, "server": 3.0}}}, "wait p50 of clients and server"),
+    ):
+        (found,) = serving.faults({**fine, **changed}, edges)
+        assert said in found
+
+
+def test_the_clients_times_in_the_buckets_of_the_server() -> None:
+    found = {'x_bucket,le="1.0"': 9.0, 'x_bucket,le="2.0"': 9.0, 'x_bucket,le="+Inf"': 9.0, "x_count": 9.0}
+    mine = serving.in_buckets([0.5, 1.0, 1.5, 7.0], found, "x")
+    assert list(mine.values()) == [2, 3, 4, 4] and serving.quantile(mine, "x", 0.5) == 1
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
