@@ -23,7 +23,7 @@ def quantize(model: Decoder, bits: Bits) -> None:
 
     int8 has a scale for every output, int4 one for every 32 inputs of it, both without an offset. With int4 the output
     head, and so a tied embedding, is in int8, because rounding costs most there (docs/log.md). Adapters stay beside the
-    weights as they are; one that is to be merged is to be merged before.
+    weights as they are; they are to be loaded before, because they know their base by its weights, and merged before.
 
     Raises:
         UserError: a weight is quantised already, or not finite.

@@ -66,12 +66,17 @@ class Slot(nn.ModuleDict):
 class Quantizable(nn.Module):
     """A layer whose frozen weight may be kept in few bits (`quantized`, and then no `weight`)."""
 
+    weight: Tensor
     quantized: QuantizedWeight | None
 
     def keep_in(self, quantized: QuantizedWeight) -> None:
         """From now on the weight is what `quantized` holds."""
         self.register_parameter("weight", None)
         self.quantized = quantized
+
+    def dense_weight(self) -> Tensor:  # (out, in)
+        """The weight itself, or what its bits stand for, in fp32."""
+        return self.weight.float() if self.quantized is None else self.quantized.dequantized(torch.float32)
 
 
 class Linear(nn.Linear, Quantizable):
@@ -90,10 +95,6 @@ class Linear(nn.Linear, Quantizable):
         if self.quantized is not None:
             return self.quantized.linear(x, self.bias)
         return linear(x, self.weight, self.bias)
-
-    def dense_weight(self) -> Tensor:  # (out_features, in_features)
-        """The weight itself, or what its bits stand for, in fp32."""
-        return self.weight.float() if self.quantized is None else self.quantized.dequantized(torch.float32)
 
 
 class Embedding(nn.Embedding, Quantizable):

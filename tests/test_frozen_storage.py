@@ -140,7 +140,7 @@ def test_only_matrices_are_stored_otherwise_and_those_are_frozen(name: str, stor
     for key, parameter in model.named_parameters():
         assert parameter.dtype == (wanted if parameter.ndim == 2 else torch.float32), key
         assert parameter.requires_grad == (parameter.dtype == torch.float32), key
-    inside = [module for module in model.modules() if isinstance(module, Linear)]
+    inside = [module for module in model.blocks.modules() if isinstance(module, Linear)]
     assert len(inside) == 2 * (7 if name == "llama" else 6)
     for layer in inside:
         assert isinstance(layer.quantized, Nf4Weight) == (layer.weight is None) == (storage.quantization != "none")

@@ -260,9 +260,8 @@ def unmerge(model: Decoder, kept: Merged) -> None:
         for layer, bits, weight in zip(part.site.layers, part.quantized, _changed(part, part.change.undo), strict=True):
             if bits is None:
                 layer.weight.copy_(weight)
-            elif isinstance(layer, Linear):
-                layer.quantized = bits
-                layer.register_parameter("weight", None)
+            else:
+                layer.keep_in(bits)
         part.site.slot[kept.name] = part.adapter
         if part.active:
             part.site.slot.active += (kept.name,)
@@ -280,19 +279,18 @@ def _part(model: Decoder, site: Site, adapter: SiteAdapter, name: str) -> _Part:
             f"adapter {name!r} cannot be merged beside other active adapters of {site.name} of another kind; "
             "switch those off first"
         )
-    bits = tuple(layer.quantized if isinstance(layer, Linear) else None for layer in site.layers)
+    bits = tuple(layer.quantized for layer in site.layers)
     return _Part(site, adapter, change, bits, name in site.slot.active)
 
 
 def _changed(part: _Part, how: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
     """The weight of each layer of the site after `how`, fp32."""
-    layers = part.site.layers
-    dense = [layer.dense_weight() if isinstance(layer, Linear) else layer.weight for layer in layers]
-    return how(torch.cat([weight.float() for weight in dense])).split([len(weight) for weight in dense])
+    dense = [layer.dense_weight() for layer in part.site.layers]
+    return how(torch.cat(dense)).split([len(weight) for weight in dense])
 
 
 def _put(layer: Linear | Embedding, weight: Tensor) -> None:
-    if isinstance(layer, Linear) and layer.quantized is not None:
+    if layer.quantized is not None:
         layer.quantized = None
         layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
     else:

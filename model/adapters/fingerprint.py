@@ -23,8 +23,9 @@ def base_fingerprint(model: Decoder, trained: Collection[str] = ()) -> str:
     Four of them, joined by dashes: embeddings, norms and biases rounded to bf16, then by way of fp16, and the same of
     the linear layers. So copies of one base in fp32, bf16 and fp16, quantized or not, can be told from another base.
     """
-    linears = {key for key, module in model.named_modules() if isinstance(module, Linear)}
-    quantized = any(isinstance(module, Linear) and module.quantized is not None for module in model.modules())
+    inside = model.blocks.named_modules(prefix="blocks")  # the head is no linear layer here
+    linears = {key: module for key, module in inside if isinstance(module, Linear)}
+    quantized = any(module.quantized is not None for module in linears.values())
     hashes = {(linear, half): hashlib.sha256() for linear in (False, True) for half in (False, True)}
     for key, parameter in base_parameters(model).items():
         if key in trained:
