@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from importlib import metadata
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
+
+from data_pipeline.api import Collect, DatasetPipeline, ProseFilters, QualityFilter, Split, TextFiles, Tokenize
 
 
 def reference_chapters() -> dict[str, str]:
@@ -30,3 +35,18 @@ def write_texts(path: Path, texts: dict[str, str]) -> Path:
     lines = (json.dumps({"name": name, "text": text}, ensure_ascii=False) for name, text in texts.items())
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def curate_reference(out: Path, vocab_size: int) -> dict[str, Any]:
+    """Curate the language reference into `out` without a word; returns the manifest. `01_data.ipynb` shows how."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    texts = write_texts(out.parent / "reference.jsonl", reference_chapters())
+    steps = [
+        TextFiles((str(texts),), name="reference", licence="PSF-2.0"),
+        Collect(max_document_bytes=8192),
+        QualityFilter(prose=ProseFilters(min_alphabetic_words=0.5, min_mean_word_length=2.5)),
+        Split(validation_fraction=0.1),
+        Tokenize(vocab_size=vocab_size),
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        return DatasetPipeline(steps).run(out, workers=1, executor="serial")
