@@ -1,4 +1,8 @@
-"""Evaluate a run: python -m evaluation [RUN]. Writes summary.json, report.html and curves into the run directory."""
+"""Evaluate a run: python -m evaluation [RUN]. Writes summary.json, report.html and curves into the run directory.
+
+`torchrun --nproc-per-node N -m evaluation RUN` shares the scoring of the validation split among N processes, with the
+same figures; everything else is done by the first.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,14 @@ from common.threads import bind_threads, keep_freed_memory
 bind_threads()
 keep_freed_memory()
 
+import json  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
+from dataclasses import asdict, dataclass, field  # noqa: E402
 from typing import Any  # noqa: E402
 
+import numpy as np  # noqa: E402
 import tyro  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
@@ -20,12 +26,20 @@ from rich.table import Table  # noqa: E402
 
 from common.cli import run_command  # noqa: E402
 from common.errors import UserError  # noqa: E402
-from common.files import write_json  # noqa: E402
+from common.files import atomic_write, write_json  # noqa: E402
 from common.runs import Checkpoint, Run, choose_checkpoint, find_run  # noqa: E402
 from data_pipeline.shards import Dataset  # noqa: E402
 from evaluation.baselines import Trigram, Unigram, training_sample  # noqa: E402
+from evaluation.generations import (  # noqa: E402
+    GenerationOptions,
+    comparison_rows,
+    evaluate_generations,
+    installed_packages,
+    texts_as_rows,
+)
 from evaluation.perplexity import (  # noqa: E402
     SplitScores,
+    count_words,
     document_windows,
     packed_windows,
     score_split,
@@ -35,6 +49,7 @@ from evaluation.report import comparison, fresh_samples, write_report  # noqa: E
 from evaluation.summary import build_summary, fingerprint, is_up_to_date  # noqa: E402
 from inference import LoadedRun, load_checkpoint, read_config  # noqa: E402
 from model.device import DeviceName, Precision, PrecisionName, choose_device, choose_precision  # noqa: E402
+from training.distribution import process_group, world_from_environment  # noqa: E402
 
 console = Console(stderr=True, highlight=False)
 
@@ -57,6 +72,10 @@ class EvaluationCommand:
     """Tokens scored at once; lower it when memory runs out. It does not change the result."""
     document_context: bool = False
     """Also score with a context that begins anew at every document; that takes as long again."""
+    stride: int | None = None
+    """Also score in windows that move on by so many tokens, which takes context / stride times as long."""
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
+    """What the model writes, measured beside text by people."""
     baseline_tokens: int = 120_000_000
     """At most this many training tokens are counted for the baselines."""
     force: bool = False
@@ -71,26 +90,38 @@ class EvaluationCommand:
 def main(argv: Sequence[str]) -> None:
     """Parse the command line, evaluate, and print a table. A bad flag or value ends the process with status 2."""
     command = tyro.cli(EvaluationCommand, args=list(argv), prog="python -m evaluation")
+    world = world_from_environment()
+    console.quiet = not world.is_main
     run = find_run(command.run)
     checkpoint = choose_checkpoint(run, command.checkpoint)
     dataset = open_dataset(run, checkpoint, command.data)
-    device = choose_device(command.device)
+    device = choose_device(command.device, world.local_rank)
     precision = choose_precision(device, command.precision)
     options: dict[str, Any] = {
         "checkpoint": checkpoint.step,
         "device": device.type,
         "precision": precision.name,
         "document_context": command.document_context,
+        "stride": command.stride,
         "baseline_tokens": command.baseline_tokens,
+        "generation": asdict(command.generation),
+        "packages": installed_packages(),
     }
     inputs = fingerprint(run, checkpoint, dataset, options)
     if is_up_to_date(run, inputs) and not command.force:
-        print(f"up to date: {run.report} and {run.summary} (evaluate again with --force)")
+        if world.is_main:
+            print(f"up to date: {run.report} and {run.summary} (evaluate again with --force)")
         return
     console.print(f"run {run.path}, {checkpoint.path.name}, {precision.name} on {device}", markup=False)
-    loaded = load_checkpoint(run, checkpoint, command.device)
-    scores, counted = score(loaded, dataset, precision, command)
+    loaded = load_checkpoint(run, checkpoint, command.device, world.local_rank)
+    with process_group(world, device):
+        nll = score(loaded, dataset, precision, command)
+    if not world.is_main:
+        return
+    scores, counted = sum_up(nll, loaded, dataset, command)
     summary = build_summary(loaded, dataset, scores, counted, options, inputs)
+    with timed("generations"):
+        summary["generation"] = write_generations(run, loaded, dataset, command.generation)
     with timed("samples and report"):
         write_report(run, summary, dataset, loaded.config, fresh_samples(loaded))
     write_json(run.summary, summary)  # last, so that a summary says that all of it was written
@@ -132,24 +163,27 @@ def open_dataset(run: Run, checkpoint: Checkpoint, directory: str | None) -> Dat
 
 def score(
     loaded: LoadedRun, dataset: Dataset, precision: Precision, command: EvaluationCommand
-) -> tuple[dict[str, SplitScores], int]:
-    """Scores of the baselines and of the model by name, and how many training tokens the baselines counted."""
+) -> dict[str, np.ndarray]:
+    """What the model loses on every validation token, (tokens,) nats, by the name of the context policy.
+
+    Every process of a group takes part, and gets all of it.
+    """
     stream = dataset.split("val")
     documents, tokens = stream.documents(), stream.read(0, len(stream))
     if len(tokens) == 0:
         raise UserError(
             f"the validation split in {dataset.directory} is empty; make it with: {dataset.recipe_command()}"
         )
-    nll = {}
-    with timed("n-gram baselines"):
-        counted = training_sample(dataset.split("train"), command.baseline_tokens)
-        nll["unigram"] = Unigram.train(counted, dataset.vocab_size).nll(tokens)
-        nll["trigram"] = Trigram.train(counted, dataset.vocab_size, dataset.eos_id).nll(tokens)
     context = loaded.model.config.context_length
-    windows = {"packed": packed_windows(len(tokens), context)}
+    windows = {"packed": (packed_windows(len(tokens), context), 0)}
     if command.document_context:
-        windows["document"] = document_windows(documents, context)
-    for name, chosen in windows.items():
+        windows["document"] = document_windows(documents, context), 0
+    if command.stride is not None:
+        if not 1 <= command.stride <= context:
+            raise UserError(f"--stride {command.stride} is out of range: it must be from 1 to {context}, the context")
+        windows["sliding"] = packed_windows(len(tokens), command.stride), context - command.stride
+    nll = {}
+    for name, (chosen, history) in windows.items():
         with timed(f"model, {name} context"), progress_bar() as progress:
             task = progress.add_task(f"{name} context", total=len(tokens))
             nll[name] = token_nll(
@@ -161,8 +195,45 @@ def score(
                 precision,
                 command.batch_tokens,
                 on_scored=lambda count, task=task, progress=progress: progress.advance(task, count),  # type: ignore[misc]
+                history=history,
             )
-    return {name: score_split(values, documents, dataset.sources) for name, values in nll.items()}, len(counted)
+    return nll
+
+
+def sum_up(
+    nll: dict[str, np.ndarray], loaded: LoadedRun, dataset: Dataset, command: EvaluationCommand
+) -> tuple[dict[str, SplitScores], int]:
+    """Scores of the model and of the baselines by name, and how many training tokens the baselines counted."""
+    stream = dataset.split("val")
+    documents, tokens = stream.documents(), stream.read(0, len(stream))
+    with timed("n-gram baselines"):
+        counted = training_sample(dataset.split("train"), command.baseline_tokens)
+        unigram = Unigram.train(counted, dataset.vocab_size).nll(tokens)
+        trigram = Trigram.train(counted, dataset.vocab_size, dataset.eos_id).nll(tokens)
+    words = count_words(tokens, documents, loaded.tokenizer.decode)
+    every = {"unigram": unigram, "trigram": trigram, **nll}
+    scores = {name: score_split(values, documents, dataset.sources, words) for name, values in every.items()}
+    return scores, len(counted)
+
+
+def write_generations(
+    run: Run, loaded: LoadedRun, dataset: Dataset, options: GenerationOptions
+) -> dict[str, Any] | None:
+    """Measure what the model writes, and leave the texts in generations.jsonl; None where there was nothing to do."""
+    found = evaluate_generations(loaded, dataset, options)
+    if found is None:
+        if options.samples:
+            console.print(
+                f"no validation document has {options.prompt_tokens + options.tokens} tokens, so nothing was generated "
+                "to be measured; lower --generation.tokens",
+                markup=False,
+            )
+        return None
+    measures, texts = found
+    with atomic_write(run.generations) as file:
+        for row in texts_as_rows(texts):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return measures
 
 
 def progress_bar() -> Progress:
@@ -191,8 +262,22 @@ def show(run: Run, summary: dict[str, Any]) -> None:
         table.add_row(row["source"] if number % 3 == 0 else "", row["name"], *figures, end_section=number % 3 == 2)
     out = Console(highlight=False)
     out.print(table)
+    if summary["generation"]:
+        out.print(generation_table(summary["generation"]))
     out.print(f"report   {run.report}\nsummary  {run.summary}", markup=False, soft_wrap=True)
     out.print(f'next     python sample.py --run {run.path} --prompt "The river"', markup=False, soft_wrap=True)
+
+
+def generation_table(generation: dict[str, Any]) -> Table:
+    """What the model writes beside what people wrote."""
+    protocol = generation["protocol"]
+    title = f"{protocol['samples']} continuations of at most {protocol['tokens']} tokens"
+    table = Table("measure", title=title, title_justify="left")
+    for side in ("model", "human"):
+        table.add_column(side, justify="right")
+    for name, *figures in comparison_rows(generation):
+        table.add_row(name, *("" if figure is None else f"{figure:.3f}" for figure in figures))
+    return table
 
 
 if __name__ == "__main__":

@@ -56,7 +56,9 @@ def test_summary_holds_what_scripts_rely_on(world: World) -> None:
     assert list(summary["per_source"]) == list(SOURCES)
     for scores in (summary, *summary["baselines"].values(), summary["document_context"]):
         for score in scores["per_source"].values():
-            assert set(score) == {"loss", "perplexity", "bits_per_byte", "tokens", "bytes"}
+            assert set(score) == {
+                "loss", "perplexity", "bits_per_byte", "tokens", "bytes", "words", "word_perplexity",
+            }  # fmt: skip
     assert list(summary["baselines"]) == ["unigram", "trigram"]
     assert summary["baselines"]["trigram"]["loss"] < summary["baselines"]["unigram"]["loss"]
     tokens = sum(score["tokens"] for score in summary["per_source"].values())
