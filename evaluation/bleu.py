@@ -58,7 +58,7 @@ class BleuOptions:
 
     @property
     def value(self) -> float | None:
-        """The smoothing value in force."""
+        """The smoothing value in force; None where the smoothing has none."""
         return SMOOTHING_VALUES[self.smoothing] if self.smoothing_value is None else self.smoothing_value
 
 
@@ -125,8 +125,8 @@ def compare_bleu(
 ) -> Comparison:
     """Paired bootstrap of two systems' predictions of the same sentences. Raises UserError as `corpus_bleu` does."""
     options = options or BleuOptions()
-    statistics = (bleu_statistics(predictions, references, options) for predictions in (first, second))
-    return paired_bootstrap(*statistics, lambda sums: bleu_of(sums, options), resamples, seed)
+    ours, theirs = (bleu_statistics(predictions, references, options) for predictions in (first, second))
+    return paired_bootstrap(ours, theirs, lambda sums: bleu_of(sums, options), resamples, seed)
 
 
 def bleu_statistics(predictions: Sequence[str], references: References, options: BleuOptions) -> np.ndarray:
@@ -158,14 +158,14 @@ def bleu_of(sums: np.ndarray, options: BleuOptions) -> np.ndarray:
     matched, counted = sums[..., 2 : 2 + ORDERS], sums[..., 2 + ORDERS :]
     any_match = matched.any(-1)
     if options.smoothing == "add-k":
-        added = np.array([0] + [options.value] * (ORDERS - 1), np.float64)
+        added = np.array([0] + [options.value or 0] * (ORDERS - 1), np.float64)
         matched, counted = matched + added, counted + added
     reached = counted > 0
     missed = reached & (matched == 0)
     if options.smoothing == "exp":
         matched = np.where(missed, 0.5 ** np.cumsum(missed, -1), matched)
     elif options.smoothing == "floor":
-        matched = np.where(missed, options.value, matched)
+        matched = np.where(missed, np.float64(options.value or 0), matched)
     with np.errstate(divide="ignore"):
         logs = np.log(matched / np.where(reached, counted, 1))
     used = reached if options.effective_order else np.ones_like(reached)
@@ -223,13 +223,15 @@ def _brevity_penalty(length: np.ndarray, reference_length: np.ndarray) -> np.nda
 
 def _cutter(options: BleuOptions) -> Callable[[str], list[str]]:
     """From a text to its words."""
+    cutters: dict[str, Callable[[str], list[str]]] = {
+        "13a": tokenize_13a,
+        "none": str.split,
+        "char": lambda text: list("".join(text.split())),
+    }
     if options.tokenizer == "intl":
         international = _sacrebleu().BLEU(tokenize="intl").tokenizer
-        cut: Callable[[str], list[str]] = lambda text: international(text).split()  # noqa: E731
-    else:
-        cut = {"13a": tokenize_13a, "none": str.split, "char": lambda text: list("".join(text.split()))}[
-            options.tokenizer
-        ]
+        cutters["intl"] = lambda text: international(text).split()
+    cut = cutters[options.tokenizer]
     return lambda text: cut((text.lower() if options.lowercase else text).rstrip())
 
 

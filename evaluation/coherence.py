@@ -70,13 +70,16 @@ class SentenceEncoder:
     def encode(self, sentences: Sequence[str], batch: int = 64) -> np.ndarray:
         """Embeddings of unit length, (sentences, 384) float32: the mean over a sentence's tokens, normalised."""
         embeddings = np.empty((len(sentences), WIDTH), np.float32)
+        # Those of similar length together, because all of a batch are read as long as the longest.
+        ordered = sorted(range(len(sentences)), key=lambda number: len(sentences[number]))
         for start in range(0, len(sentences), batch):
-            texts = list(sentences[start : start + batch])
+            chosen = ordered[start : start + batch]
+            texts = [sentences[number] for number in chosen]
             tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
             hidden = self._model(**tokens).last_hidden_state  # (batch, time, width)
             real = tokens["attention_mask"].unsqueeze(-1)  # (batch, time, 1)
             means = (hidden * real).sum(1) / real.sum(1)
-            embeddings[start : start + batch] = torch.nn.functional.normalize(means, dim=-1).numpy()
+            embeddings[chosen] = torch.nn.functional.normalize(means, dim=-1).numpy()
         return embeddings
 
 

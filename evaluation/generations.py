@@ -123,9 +123,15 @@ def evaluate_generations(
     except UserError:
         encoder = None
     words = min(sum(len(split_words(text)) for text in side) for side in (_models(texts), _humans(texts)))
-    train = dataset.split("train")
+    memorised = measure_memorisation(
+        [[one.model[0].ids for one in texts], [one.human.ids for one in texts]],
+        dataset.split("train"),
+        options.memorisation_tokens,
+    )
 
-    def measures(side: list[Text], continuations: list[tuple[Text, ...]]) -> dict[str, Any]:
+    def measures(
+        side: list[Text], continuations: list[tuple[Text, ...]], memorisation: Memorisation | None
+    ) -> dict[str, Any]:
         strings, ids = [one.text for one in side], [one.ids for one in side]
         prompts = [one.prompt.text for one in texts]
         return asdict(
@@ -138,15 +144,15 @@ def evaluate_generations(
                 coherence=measure_coherence(strings, encoder) if encoder else None,
                 prompt_similarity=measure_prompt_similarity(prompts, strings, encoder) if encoder else None,
                 toxicity=measure_toxicity([[one.text for one in own] for own in continuations], scorer),
-                memorisation=measure_memorisation(ids, train, options.memorisation_tokens),
+                memorisation=memorisation,
             )
         )
 
     summary = {
         "protocol": {**asdict(replace(options, samples=len(texts))), "top_p": options.sampling.top_p},
         "ended": float(np.mean([len(one.model[0].ids) < options.tokens for one in texts])),
-        "model": measures([one.model[0] for one in texts], [one.model for one in texts]),
-        "human": measures([one.human for one in texts], [(one.human,) for one in texts]),
+        "model": measures([one.model[0] for one in texts], [one.model for one in texts], memorised[0]),
+        "human": measures([one.human for one in texts], [(one.human,) for one in texts], memorised[1]),
     }
     return summary, texts
 

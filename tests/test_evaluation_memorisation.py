@@ -59,7 +59,7 @@ def test_a_copy_is_found_wherever_it_lies(stream: TokenStream, monkeypatch: pyte
     for start in (0, 970, 3980, 6490, 9940):  # at the ends, over pieces, and over shards
         text = rng.integers(0, 500, 100)
         text[20:80] = stream.read(start, 60)
-        found = measure_memorisation([text.tolist(), rng.integers(0, 500, 100).tolist()], stream, limit=10**6)
+        (found,) = measure_memorisation([[text.tolist(), rng.integers(0, 500, 100).tolist()]], stream, limit=10**6)
         assert found is not None
         assert 60 <= found.longest_max <= 62
         assert found.verbatim == 0.5 and found.training_tokens == len(stream)
@@ -91,7 +91,7 @@ def test_a_loose_copy_has_no_long_run_but_is_similar(stream: TokenStream) -> Non
     copy = stream.read(3000, 100)
     copy[::20] = 501  # every twentieth token is another
     free = np.random.default_rng(3).integers(0, 500, 100)
-    loose, unlike = (measure_memorisation([text.tolist()], stream, 10**6) for text in (copy, free))
+    loose, unlike = measure_memorisation([[copy.tolist()], [free.tolist()]], stream, 10**6)
     assert loose is not None and unlike is not None
     assert loose.longest_max < 50 and loose.verbatim == 0
     assert loose.nearest_max > 0.4 > 0.1 > unlike.nearest_max  # type: ignore[operator]
@@ -100,13 +100,13 @@ def test_a_loose_copy_has_no_long_run_but_is_similar(stream: TokenStream) -> Non
 
 def test_without_datasketch_there_is_no_similarity(stream: TokenStream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasketch", None)
-    found = measure_memorisation([stream.read(0, 20).tolist()], stream, 10**6)
+    (found,) = measure_memorisation([[stream.read(0, 20).tolist()]], stream, 10**6)
     assert found is not None and (found.nearest_mean, found.passages, found.longest_max) == (None, 0, 20)
     with pytest.raises(UserError, match=r"pip install -c constraints.txt -e '\.\[metrics\]'"):
         nearest_similarities([np.arange(9)], [np.arange(9)])
 
 
 def test_empty_texts_have_none(stream: TokenStream) -> None:
-    assert measure_memorisation([[], []], stream, 100) is None
-    found = measure_memorisation([[], stream.read(7, 9).tolist()], stream, 100)
-    assert found is not None and found.longest_mean == found.longest_max == 9
+    assert measure_memorisation([[[], []], []], stream, 100) == [None, None]
+    none, found = measure_memorisation([[[]], [[], stream.read(7, 9).tolist()]], stream, 100)
+    assert none is None and found is not None and found.longest_mean == found.longest_max == 9
