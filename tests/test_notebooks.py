@@ -96,7 +96,7 @@ def test_fine_tuning_and_serving(monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(losses["8 bits"] - losses["fp32"]) < 0.05 < losses["2 bits"] - losses["fp32"]
     streamed, whole, fact = found["streamed"]
     assert streamed == whole and whole.strip() == fact
-    assert found["tokens"] > 100 and found["ended"]
+    assert found["tokens"] > 50 and found["ended"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
