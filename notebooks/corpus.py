@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from email.message import Message
 from importlib import metadata
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
+from typing import Any, cast
 
 from data_pipeline.api import Collect, DatasetPipeline, ProseFilters, QualityFilter, Split, TextFiles, Tokenize
 
@@ -23,9 +24,10 @@ def package_descriptions(most_bytes: int, longest: int = 12_000) -> dict[str, st
     found: dict[str, str] = {}
     left = most_bytes
     for distribution in sorted(metadata.distributions(), key=lambda one: str(one.metadata["Name"]).lower()):
-        text = distribution.metadata.get("Description") or distribution.metadata.get_payload()
+        message = cast(Message, distribution.metadata)  # which it is, and its type does not say
+        text = message.get("Description") or message.get_payload()
         if isinstance(text, str) and 100 < len(text) <= longest and len(text.encode()) <= left:
-            found[distribution.metadata["Name"]] = text
+            found[str(message["Name"])] = text
             left -= len(text.encode())
     return found
 
