@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart small-bases story-pokemon story-chat story-stages story-alpaca story-methods test test-slow lint bench clean
+.PHONY: quickstart notebooks small-bases story-pokemon story-chat story-stages story-alpaca story-methods test test-slow lint bench clean
 .DEFAULT_GOAL := quickstart
 .DELETE_ON_ERROR:  # an environment that was not finished is made again
 
@@ -61,6 +61,11 @@ story-alpaca: small-bases
 
 story-methods: story-alpaca
 	python -m evaluation.compare_methods configs/alpaca_sft_small.py --rates 1 3 --questions data/alpaca_tasks/held_out.jsonl
+
+# Executed from clean kernels, with outputs, as pages to read: about two minutes.
+notebooks: $(VENV)/.base
+	$(PIP) --no-build-isolation --editable '.[notebooks]'
+	jupyter nbconvert --execute --to html --output-dir notebooks/executed notebooks/*.ipynb
 
 test: $(VENV)/.dev
 	python -m pytest --numprocesses 2 --dist worksteal
