@@ -28,6 +28,7 @@ from inference import LoadedRun, load_run  # noqa: E402
 from model.device import DeviceName, Precision, PrecisionName, choose_precision  # noqa: E402
 
 DIRECTORY, RESULT = "harness", "harness.json"  # in a run
+OURS = "mini_"  # how the names of our own tasks begin
 VERSES = Path("data/translation_es_en/test.jsonl")
 
 console = Console(stderr=True, highlight=False, markup=False)
@@ -123,6 +124,8 @@ def chosen(wanted: Sequence[str], files: TaskFiles) -> list[str]:
     """
     names: list[str] = []
     for name in wanted:
+        if name.startswith(OURS) and name not in files.known:
+            raise UserError(f"there is no task {name!r}; ours are {', '.join(files.known)}")
         if name in files.missing:
             raise UserError(f"there is no task {name} for this run: {files.missing[name]}")
         own = files.tags.get(name, [])

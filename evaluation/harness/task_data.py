@@ -45,6 +45,12 @@ class TaskFiles:
     tags: dict[str, list[str]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def known(self) -> list[str]:
+        """Every name that one of ours could be asked for by."""
+        names = [name for names in self.tags.values() for name in names]
+        return sorted({*self.tags, *names, *self.missing})
+
 
 def write_tasks(directory: Path, sources: Sources) -> TaskFiles:
     """Write into `directory` every task that there is data for: NAME.yaml and NAME.jsonl.
