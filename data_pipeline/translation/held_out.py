@@ -69,7 +69,7 @@ def _quoting(texts: Sequence[str], held_out: Sequence[str], words: int) -> np.nd
 
 
 def _similar(texts: Sequence[str], held_out: Sequence[str], least: float) -> np.ndarray:
-    """Whether each text's shingles have at least that Jaccard similarity with those of a held-out one, (texts,) bool."""
+    """Whether each text has at least that Jaccard similarity, in shingles, with a held-out one, (texts,) bool."""
     sets = [np.unique(own) for own in shingles([*texts, *held_out], _SHINGLE_WORDS)]
     sizes = np.array([len(own) for own in sets])
     _, columns = np.unique(np.concatenate(sets), return_inverse=True)

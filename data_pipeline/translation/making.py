@@ -101,8 +101,8 @@ def _card(
         "---",
         *(f"{key}: {json.dumps(value)}" for key, value in front.items()),
         f"---\n{MARK}\n\n# {name}\n",
-        "Verses of the Reina-Valera (1909), the World English Bible and the King James Version (1769), which are in the "
-        "public domain, from packages of Debian. World English Bible is a trademark of eBible.org.\n",
+        "Verses of the Reina-Valera (1909), the World English Bible and the King James Version (1769), which are in "
+        "the public domain, from packages of Debian. World English Bible is a trademark of eBible.org.\n",
         _table(("version", "package", "sha256"), modules),
         "## Files\n",
         _table(("file", "rows"), counts.items()),

@@ -223,7 +223,9 @@ def show(run: Run, result: dict[str, Any]) -> None:
             interval = f"{share['low']:.3f} to {share['high']:.3f}"
             table.add_row("", f"  {kind}", f"{share['of']:,}", f"{share['share']:,.4g}", "", interval)
         table.add_section()
-    Console(highlight=False, markup=False).print(table)
+    out = Console(highlight=False, markup=False)
+    out.width = max(out.width, 100)
+    out.print(table)
     print(f"results  {run.path / RESULT}\ntasks    {run.path / DIRECTORY} (lm_eval --include_path takes it)")
 
 

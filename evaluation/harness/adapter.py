@@ -55,7 +55,11 @@ class HarnessModel(TemplateLM):
         return ids if add_special_tokens is False else [self.prefix_token_id, *ids]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of each text in nats, every token predicted once, in disjoint windows of the context."""
+        """Log-likelihood of each text in nats, every token predicted once.
+
+        Windows are the harness's: disjoint ones of the context, but that the last one, if it is short, sees what stood
+        before it as well. For texts that fit the context this is the perplexity of `evaluation/perplexity.py`.
+        """
         windows: list[tuple[Any, list[int], list[int]]] = []
         owners: list[int] = []
         for number, request in enumerate(requests):
