@@ -199,6 +199,13 @@ def test_a_passage_ends_before_the_last_word_of_a_sentence() -> None:
     assert found["word"] == "river" and f"{found['context']} river." == text[: len(found["context"]) + 7]
 
 
+def numbers(value: Any) -> list[float]:
+    """All log-likelihoods in what the harness logs of a question, whatever its nesting."""
+    if isinstance(value, float):
+        return [value]
+    return [number for part in value for number in numbers(part)] if isinstance(value, (list, tuple)) else []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["llama", "own"])
 def test_three_ways_of_asking_agree(layout: str, tmp_path: Path) -> None:
@@ -220,20 +227,20 @@ def test_three_ways_of_asking_agree(layout: str, tmp_path: Path) -> None:
     data = f"dataset_kwargs:\n  data_files:\n    test: {directory / 'mini_perplexity.jsonl'}\n"
     (directory / "mini_perplexity.yaml").write_text(template + data)
 
-    def ask(model: Any, **arguments: Any) -> dict[str, list[Any]]:
+    def ask(model: Any, /, **arguments: Any) -> dict[str, list[Any]]:
         results = lm_eval.simple_evaluate(
             model=model, model_args=arguments, tasks=["mini_pairs_en", "mini_pairs_es", "mini_perplexity"],
-            task_manager=lm_eval.tasks.TaskManager(str(directory), include_defaults=False), bootstrap_iters=0,
+            task_manager=lm_eval.tasks.TaskManager(include_path=str(directory), include_defaults=False),
+            bootstrap_iters=0,
         )  # fmt: skip
         return {
             name: [
                 value
                 for sample in sorted(samples, key=lambda each: each["doc_id"])
-                for ((value, *_),) in [response if isinstance(response[0], (list, tuple)) else [response]
-                                       for response in sample["resps"]]
+                for value in numbers(sample["resps"])
             ]
             for name, samples in results["samples"].items()
-        }  # fmt: skip
+        }
 
     here = ask(HarnessModel(loaded, FP32))
     there = ask("hf", pretrained=str(tmp_path / "exported"), device="cpu", dtype="float32", add_bos_token=True,
@@ -241,6 +248,9 @@ def test_three_ways_of_asking_agree(layout: str, tmp_path: Path) -> None:
     with running(loaded, ServerOptions(slots=4)) as server:
         served = ask("local-completions", model="tiny", base_url=f"{server.url}/v1/completions",
                      tokenizer_backend="remote", max_length=256, batch_size=4)  # fmt: skip
+    assert {name: len(values) for name, values in here.items()} == {
+        "mini_pairs_en": 64, "mini_pairs_es": 64, "mini_perplexity": len(texts),
+    }  # fmt: skip
     for name, values in here.items():
         assert values == pytest.approx(there[name], abs=1e-3), name
         assert values == pytest.approx(served[name], abs=1e-3), name
