@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: quickstart notebooks small-bases story-pokemon story-chat story-stages story-alpaca story-methods test test-slow lint bench clean
+.PHONY: quickstart notebooks small-bases story-pokemon story-chat story-stages story-alpaca story-methods translation test test-slow lint bench clean
 .DEFAULT_GOAL := quickstart
 .DELETE_ON_ERROR:  # an environment that was not finished is made again
 
@@ -66,6 +66,15 @@ story-methods: story-alpaca
 notebooks: $(VENV)/.base
 	$(PIP) --no-build-isolation --editable '.[notebooks]'
 	jupyter nbconvert --execute --to html --output-dir notebooks/executed notebooks/*.ipynb
+
+# Spanish verses into English: about two hours on two cores (docs/fine_tuning/translation.md).
+translation: $(VENV)/.base
+	$(PIP) --no-build-isolation --editable '.[translation]'
+	python -m data_pipeline configs/data/translation_es_en.py
+	python -m data_pipeline configs/data/translation_base.py
+	python train.py configs/translation_base.py
+	python train.py configs/translation_es_en.py
+	python -m evaluation.translation translation_es_en
 
 test: $(VENV)/.dev
 	python -m pytest --numprocesses 2 --dist worksteal

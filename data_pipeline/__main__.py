@@ -1,6 +1,6 @@
 """`python -m data_pipeline CONFIG`: raw text in, a curated dataset in data/<config name>/ out.
 
-A config may also ask for questions made from facts, for fine-tuning.
+A config may also ask for examples to fine-tune on: questions made from facts, or verses and their translations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from data_pipeline.config import DataConfig
 from data_pipeline.executors import worker_count
 from data_pipeline.pipeline import curate
 from data_pipeline.questions.config import QuestionsConfig
-from data_pipeline.questions.making import make
+from data_pipeline.questions.making import make as make_questions
+from data_pipeline.translation.config import TranslationConfig
+from data_pipeline.translation.making import make as make_translations
 
 PROGRAM = "python -m data_pipeline"
 
@@ -28,8 +30,8 @@ PROGRAM = "python -m data_pipeline"
 class Command:
     """Turn raw text into token shards. The same command again does only what is not done yet.
 
-    A config file that defines a QuestionsConfig makes questions and answers instead, with settings of its own:
-    name it before --help to see them.
+    A config file that defines a QuestionsConfig or a TranslationConfig makes examples to fine-tune on instead, with
+    settings of its own: name it before --help to see them.
     """
 
     config: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
@@ -51,36 +53,46 @@ class QuestionsCommand:
     """Directory of the files; data/<name of the config file> when it is not given."""
 
 
-def parse(argv: Sequence[str]) -> Command | QuestionsCommand:
-    """The command that `CONFIG [--field value ...]` asks for: the config file decides which of the two it is.
+@dataclass(frozen=True)
+class TranslationCommand:
+    """Make examples of translation from verses. The same command again writes the same bytes."""
+
+    config: Annotated[TranslationConfig, tyro.conf.arg(name="")] = field(default_factory=TranslationConfig)
+    out: str | None = None
+    """Directory of the files; data/<name of the config file> when it is not given."""
+
+
+AnyCommand = Command | QuestionsCommand | TranslationCommand
+
+
+def parse(argv: Sequence[str]) -> AnyCommand:
+    """The command that `CONFIG [--field value ...]` asks for: the config file decides which it is.
 
     Raises:
         UserError: the config file or a setting of it is not usable.
     """
-    if _defines_questions(argv):
+    if _names(argv, QuestionsConfig):
         return parse_command(QuestionsCommand, QuestionsConfig, argv, PROGRAM)
+    if _names(argv, TranslationConfig):
+        return parse_command(TranslationCommand, TranslationConfig, argv, PROGRAM)
     return parse_command(Command, DataConfig, argv, PROGRAM)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse `CONFIG [--field value ...]` and curate, or make questions.
+    """Parse `CONFIG [--field value ...]` and curate, or make examples.
 
     Raises:
         UserError: anything that the user can mend.
     """
     command = parse(argv)
     out = Path(command.out or Path("data") / Path(argv[0]).stem)
-    if isinstance(command, QuestionsCommand):
-        try:
-            make(command.config, out, f"{PROGRAM} {shlex.join(argv)}")
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {out}: {error}; make room, say, and run the same command again"
-            ) from error
-        return
-    workers = worker_count(command.workers)
     try:
-        curate(command.config, out, workers, command.executor)
+        if isinstance(command, QuestionsCommand):
+            make_questions(command.config, out, f"{PROGRAM} {shlex.join(argv)}")
+        elif isinstance(command, TranslationCommand):
+            make_translations(command.config, out, f"{PROGRAM} {shlex.join(argv)}")
+        else:
+            curate(command.config, out, worker_count(command.workers), command.executor)
     except OSError as error:
         raise UserError(
             f"cannot go on with {out}: {error}; what is finished is kept: mend it (make room, say), then run the same "
@@ -88,10 +100,10 @@ def main(argv: Sequence[str]) -> None:
         ) from error
 
 
-def _defines_questions(argv: Sequence[str]) -> bool:
-    """Whether the config file names `QuestionsConfig`, as one has to that makes questions, mistakes in it or not."""
+def _names(argv: Sequence[str], config: type) -> bool:
+    """Whether the config file names that class, as one has to that builds it, mistakes in it or not."""
     path = Path(argv[0]) if argv else Path()
-    return path.is_file() and QuestionsConfig.__name__.encode() in path.read_bytes()
+    return path.is_file() and config.__name__.encode() in path.read_bytes()
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def plan(source: DebianPackages, config: CollectionConfig, downloads: Path) -> l
         UserError: a package is unknown, damaged or cannot be downloaded, or there is no apt-get to ask for it.
     """
     require("lxml", "documentation in HTML")
-    packages = _find(source, downloads / "debian")
+    packages = find(source, downloads / "debian")
     if not packages:
         raise UserError(f"source {source.name!r}: `packages` is empty")
     sizes = ((package, Path(package.path).stat().st_size * _TEXT_A_BYTE) for package in packages)
@@ -83,7 +83,7 @@ def read(
             yield reader.set_aside("", error.strerror or str(error), "unreadable_file")
 
 
-def _find(source: DebianPackages, directory: Path) -> list[Package]:
+def find(source: DebianPackages, directory: Path) -> list[Package]:
     """The packages of the config in its order, downloaded where they are not there yet."""
     wanted = {request: _parsed(request, source) for request in source.packages}
     twice = [name for name, count in Counter(name for name, _ in wanted.values()).items() if count > 1]
