@@ -11,8 +11,10 @@ import time  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
+from functools import partial  # noqa: E402
 from typing import Any  # noqa: E402
 
+import numpy as np  # noqa: E402
 import tyro  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
@@ -23,7 +25,10 @@ from common.errors import UserError  # noqa: E402
 from common.files import write_json  # noqa: E402
 from common.runs import Checkpoint, Run, choose_checkpoint, find_run  # noqa: E402
 from data_pipeline.shards import Dataset  # noqa: E402
-from evaluation.baselines import Trigram, Unigram, training_sample  # noqa: E402
+from evaluation.baselines import NGRAM_NAMES, counted_nll, training_sample  # noqa: E402
+from evaluation.document_scores import FILE as DOCUMENT_SCORES  # noqa: E402
+from evaluation.document_scores import DocumentScores, intervals  # noqa: E402
+from evaluation.other_models import score_other, untrained  # noqa: E402
 from evaluation.perplexity import (  # noqa: E402
     SplitScores,
     document_windows,
@@ -31,9 +36,13 @@ from evaluation.perplexity import (  # noqa: E402
     score_split,
     token_nll,
 )
-from evaluation.report import comparison, fresh_samples, write_report  # noqa: E402
+from evaluation.plots import write_plots  # noqa: E402
+from evaluation.report import write_report  # noqa: E402
+from evaluation.report_facts import comparison  # noqa: E402
 from evaluation.summary import build_summary, fingerprint, is_up_to_date  # noqa: E402
+from evaluation.surroundings import surroundings  # noqa: E402
 from inference import LoadedRun, load_checkpoint, read_config  # noqa: E402
+from model import Decoder  # noqa: E402
 from model.device import DeviceName, Precision, PrecisionName, choose_device, choose_precision  # noqa: E402
 
 console = Console(stderr=True, highlight=False)
@@ -58,7 +67,11 @@ class EvaluationCommand:
     document_context: bool = False
     """Also score with a context that begins anew at every document; that takes as long again."""
     baseline_tokens: int = 120_000_000
-    """At most this many training tokens are counted for the baselines."""
+    """At most this many training tokens are counted for the n-gram baselines."""
+    ngram_order: int = 5
+    """Length of the longest n-grams that are counted, 2 to 5; memory does not depend on it, time does."""
+    baseline: tuple[str, ...] = ()
+    """Other models to score on the same text: runs, Hugging Face directories, or hf://ORG/NAME."""
     force: bool = False
     """Evaluate again although nothing has changed."""
 
@@ -66,6 +79,8 @@ class EvaluationCommand:
         for name in ("batch_tokens", "baseline_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} is too small: it must be at least 1")
+        if self.ngram_order not in NGRAM_NAMES:
+            raise UserError(f"--ngram-order {self.ngram_order} is not one of {', '.join(map(str, NGRAM_NAMES))}")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -82,6 +97,8 @@ def main(argv: Sequence[str]) -> None:
         "precision": precision.name,
         "document_context": command.document_context,
         "baseline_tokens": command.baseline_tokens,
+        "ngram_order": command.ngram_order,
+        "baseline": list(command.baseline),
     }
     inputs = fingerprint(run, checkpoint, dataset, options)
     if is_up_to_date(run, inputs) and not command.force:
@@ -89,10 +106,13 @@ def main(argv: Sequence[str]) -> None:
         return
     console.print(f"run {run.path}, {checkpoint.path.name}, {precision.name} on {device}", markup=False)
     loaded = load_checkpoint(run, checkpoint, command.device)
-    scores, counted = score(loaded, dataset, precision, command)
+    scores, documents, counted = score(loaded, dataset, precision, command)
     summary = build_summary(loaded, dataset, scores, counted, options, inputs)
-    with timed("samples and report"):
-        write_report(run, summary, dataset, loaded.config, fresh_samples(loaded))
+    with timed("intervals, samples and report"):
+        summary |= {"intervals": intervals(documents), **surroundings(loaded, dataset)}
+        documents.save(run.path / DOCUMENT_SCORES)
+        write_plots(run, summary)
+        write_report(run, summary)
     write_json(run.summary, summary)  # last, so that a summary says that all of it was written
     show(run, summary)
 
@@ -132,37 +152,45 @@ def open_dataset(run: Run, checkpoint: Checkpoint, directory: str | None) -> Dat
 
 def score(
     loaded: LoadedRun, dataset: Dataset, precision: Precision, command: EvaluationCommand
-) -> tuple[dict[str, SplitScores], int]:
-    """Scores of the baselines and of the model by name, and how many training tokens the baselines counted."""
+) -> tuple[dict[str, SplitScores], DocumentScores, int]:
+    """Scores of the model by context and of the baselines by name; the same of every document, with the packed context;
+    and how many training tokens the n-grams were counted on."""
     stream = dataset.split("val")
     documents, tokens = stream.documents(), stream.read(0, len(stream))
     if len(tokens) == 0:
         raise UserError(
             f"the validation split in {dataset.directory} is empty; make it with: {dataset.recipe_command()}"
         )
-    nll = {}
+
+    def model_nll(name: str, model: Decoder, tokens: np.ndarray, windows: np.ndarray, eos_id: int) -> np.ndarray:
+        with timed(name), progress_bar() as progress:
+            task = progress.add_task(name, total=len(tokens))
+            return token_nll(
+                model, tokens, windows, eos_id, loaded.device, precision, command.batch_tokens,
+                on_scored=lambda count: progress.advance(task, count),
+            )  # fmt: skip
+
+    context = loaded.model.config.context_length
+    windows = packed_windows(len(tokens), context)
+    nll = {"packed": model_nll("model, packed context", loaded.model, tokens, windows, dataset.eos_id)}
     with timed("n-gram baselines"):
         counted = training_sample(dataset.split("train"), command.baseline_tokens)
-        nll["unigram"] = Unigram.train(counted, dataset.vocab_size).nll(tokens)
-        nll["trigram"] = Trigram.train(counted, dataset.vocab_size, dataset.eos_id).nll(tokens)
-    context = loaded.model.config.context_length
-    windows = {"packed": packed_windows(len(tokens), context)}
+        ngrams = counted_nll(counted, tokens, dataset.vocab_size, dataset.eos_id, command.ngram_order)
+    nll |= ngrams
+    if loaded.config.get("start_from") is None:
+        fresh = untrained(loaded.model.config, loaded.config.get("seed", 0)).to(loaded.device)
+        nll["untrained"] = model_nll("untrained model", fresh, tokens, windows, dataset.eos_id)
+    sums = DocumentScores.of(nll, documents, dataset.sources, dataset.fingerprint).naming("packed", "model")
+    for place in command.baseline:
+        scorer = partial(model_nll, f"baseline {place}")
+        sums = sums.adding(place, *score_other(place, dataset, loaded.device, scorer))
+    scores = {name: score_split(values, documents, dataset.sources) for name, values in nll.items()}
+    scores |= {place: sums.split_scores(place) for place in command.baseline}
     if command.document_context:
-        windows["document"] = document_windows(documents, context)
-    for name, chosen in windows.items():
-        with timed(f"model, {name} context"), progress_bar() as progress:
-            task = progress.add_task(f"{name} context", total=len(tokens))
-            nll[name] = token_nll(
-                loaded.model,
-                tokens,
-                chosen,
-                dataset.eos_id,
-                loaded.device,
-                precision,
-                command.batch_tokens,
-                on_scored=lambda count, task=task, progress=progress: progress.advance(task, count),  # type: ignore[misc]
-            )
-    return {name: score_split(values, documents, dataset.sources) for name, values in nll.items()}, len(counted)
+        windows = document_windows(documents, context)
+        values = model_nll("model, document context", loaded.model, tokens, windows, dataset.eos_id)
+        scores["document"] = score_split(values, documents, dataset.sources)
+    return scores, sums, len(counted)
 
 
 def progress_bar() -> Progress:
@@ -185,10 +213,12 @@ def show(run: Run, summary: dict[str, Any]) -> None:
         table.add_column(name)
     for name in ("loss", "perplexity", "bits per byte", "vs unigram"):
         table.add_column(name, justify="right")
-    for number, row in enumerate(comparison(summary)):
+    for row in comparison(summary):
+        if row["name"] == "model":
+            table.add_section()
         change = "" if row["change"] is None else f"{row['change']:+.1f} %"
         figures = (f"{row['loss']:.3f}", f"{row['perplexity']:,.2f}", f"{row['bits_per_byte']:.3f}", change)
-        table.add_row(row["source"] if number % 3 == 0 else "", row["name"], *figures, end_section=number % 3 == 2)
+        table.add_row(row["source"] if row["name"] == "model" else "", row["name"], *figures)
     out = Console(highlight=False)
     out.print(table)
     out.print(f"report   {run.report}\nsummary  {run.summary}", markup=False, soft_wrap=True)
