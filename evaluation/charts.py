@@ -9,11 +9,12 @@ from html import escape
 
 Points = list[tuple[float, float]]
 
-WIDTH, HEIGHT = 420, 250
+WIDTH, HEIGHT = 360, 220  # at which text is as large as it says on a phone
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 36
 COLOURS = 8  # that the style sheet defines; more lines begin again
 MOST_POINTS = 400  # of a line; more are put together, several to their mean
-OPENING = 0.05  # of the horizontal axis, whose high values may leave the picture
+OPENING = 0.05  # of the horizontal axis, where a line of many points may leave the picture at the top
+MANY = 20
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Chart:
         scale = _Scale.of([points for _, points in lines], list(self.levels.values()), self.log, self.from_zero)
         label = escape(f"{self.title}: {self.y} over {self.x}", quote=True)
         parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">', *self._axes(scale)]
-        parts += [_level(scale, name, value, number) for number, (name, value) in enumerate(self.levels.items())]
+        parts += [_level(scale, name, value) for name, value in self.levels.items()]
         for line, points in lines:
             style = f"line c{line.colour % COLOURS}{' faint' if line.faint else ''}"
             places = [(scale.x(x), scale.y(y)) for x, y in points]
@@ -104,7 +105,7 @@ class _Scale:
         low_x, high_x = min(xs), max(xs)
         begin = low_x + OPENING * (high_x - low_x)
         # The first values of a run are far above all others, and would press them flat.
-        settled = [y for points in lines for x, y in points if x >= begin] + list(levels)
+        settled = [y for points in lines for x, y in points if x >= begin or len(points) < MANY] + list(levels)
         low_y, high_y = min(settled), max(settled)
         if log and low_y > 0:
             margin = max(0.04 * math.log(high_y / low_y), 0.02)
@@ -133,12 +134,14 @@ class _Scale:
         return log_ticks(self.low_y, self.high_y) if self.log else ticks(self.low_y, self.high_y, 6)
 
 
-def _level(scale: _Scale, name: str, value: float, number: int) -> str:
-    """A dashed line with its name: at the right above it, where a falling curve is far below."""
+def _level(scale: _Scale, name: str, value: float) -> str:
+    """A dashed line with its name on the side where a falling curve is far: a low one at the left, below the line."""
     y, right = scale.y(value), WIDTH - RIGHT
+    low = y > (TOP + HEIGHT - BOTTOM) / 2
+    place = f'x="{LEFT + 4}" y="{y + 12:.1f}"' if low else f'x="{right}" y="{y - 3:.1f}" text-anchor="end"'
     return (
         f'<line class="level" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="name" x="{right}" y="{y - 3:.1f}" text-anchor="end">{escape(name)} {value:.2f}</text>'
+        f'<text class="name" {place}>{escape(name)} {value:.2f}</text>'
     )
 
 
@@ -153,19 +156,21 @@ class Interval:
 
 
 def interval_chart(rows: Sequence[Interval], unit: str) -> str:
-    """Values as dots with their intervals as whiskers, one a row, over a common horizontal axis from zero."""
-    height = 22 * len(rows) + 30
-    left, right = 120, WIDTH - 46
-    high = max(max([row.value, *(row.bounds or [])]) for row in rows) * 1.02
+    """Values as dots with their intervals as whiskers, one a row, over a common horizontal axis."""
+    height = 22 * len(rows) + 36
+    left, right = 106, WIDTH - 42
+    ends = [end for row in rows for end in (row.value, *(row.bounds or []))]
+    margin = 0.05 * (max(ends) - min(ends)) or 0.05 * max(ends)
+    low, high = min(ends) - margin, max(ends) + margin
 
     def place(value: float) -> float:
-        return left + (right - left) * value / high
+        return left + (right - left) * (value - low) / (high - low)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(unit, quote=True)} by predictor">']
-    for value in ticks(0, high, 5):
+    for value in ticks(low, high, 4):
         x = place(value)
-        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{height - 26}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{height - 13}" text-anchor="middle">{short(value)}</text>')
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{height - 32}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{height - 19}" text-anchor="middle">{short(value)}</text>')
     for number, row in enumerate(rows):
         y, colour = 22 * number + 13, "c0" if row.strong else "c7"
         name = row.label if len(row.label) <= 18 else f"…{row.label[-17:]}"
@@ -174,11 +179,11 @@ def interval_chart(rows: Sequence[Interval], unit: str) -> str:
             f"{escape(name)}</text>"
         )
         if row.bounds:
-            low, up = (place(bound) for bound in row.bounds)
-            parts.append(f'<line class="line {colour}" x1="{low:.1f}" x2="{up:.1f}" y1="{y}" y2="{y}"/>')
+            begin, end = (place(bound) for bound in row.bounds)
+            parts.append(f'<line class="line {colour}" x1="{begin:.1f}" x2="{end:.1f}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="dot {colour}" cx="{place(row.value):.1f}" cy="{y}" r="3.5"/>')
         parts.append(f'<text x="{WIDTH - 2}" y="{y + 4}" text-anchor="end">{row.value:.3f}</text>')
-    parts.append(f'<text class="name" x="{right}" y="{height - 1}" text-anchor="end">{escape(unit)}</text></svg>')
+    parts.append(f'<text class="name" x="{right}" y="{height - 5}" text-anchor="end">{escape(unit)}</text></svg>')
     return "".join(parts)
 
 
@@ -223,7 +228,7 @@ def short(value: float) -> str:
         return "0"
     for size, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.4g}{prefix}"
+            return f"{value / size:.3g}{prefix}"
     if abs(value) < 1e-3:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"

@@ -16,9 +16,9 @@ from common.files import read_json, read_json_lines
 from common.runs import Run
 from evaluation.charts import Chart, Interval, Line, interval_chart
 from evaluation.document_scores import ALL
+from evaluation.report_metrics import Rows, generation_rows
 from inference import read_config
 
-Rows = list[dict[str, Any]]
 TOKENS = "training tokens"
 CURVES = (  # beside that of the loss: title, key in metrics.jsonl, unit, and what the vertical axis is like
     ("Validation perplexity", "val/perplexity", "perplexity", "log"),
@@ -28,6 +28,7 @@ CURVES = (  # beside that of the loss: title, key in metrics.jsonl, unit, and wh
     ("Throughput", "tokens_per_second", "tokens a second", "zero"),
     ("Memory", "memory_mb", "MB", "zero"),
 )
+NEAR = 1.5  # times the model's bits per byte
 NGRAMS = ("5-gram", "4-gram", "trigram", "bigram")
 
 
@@ -111,7 +112,9 @@ class RunFacts:
 
     @property
     def interval_svg(self) -> Markup:
+        """Bits per byte of the model and of what comes near it; what is far would press the rest together."""
         rows = [row for row in self.rows if row["source"] == ALL]
+        rows = [row for row in rows if row["bits_per_byte"] < NEAR * rows[0]["bits_per_byte"]]
         dots = [Interval(row["name"], row["bits_per_byte"], row["interval"], row["name"] == "model") for row in rows]
         return Markup(interval_chart(dots, "bits per byte"))
 
@@ -120,6 +123,21 @@ class RunFacts:
         """Of bits per byte."""
         found: list[float] | None = self.summary.get("intervals", {}).get(ALL, {}).get("model", {}).get("bits_per_byte")
         return found
+
+    @property
+    def contexts(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Other contexts that the model was scored with: their name, a source or "all", and the score."""
+        found = {key.removesuffix("_context"): value for key, value in self.summary.items() if key.endswith("_context")}
+        return [
+            (name, source, score)
+            for name, scores in found.items()
+            if isinstance(scores, dict)
+            for source, score in {**scores.get("per_source", {}), ALL: scores}.items()
+        ]
+
+    @property
+    def generation_rows(self) -> Rows:
+        return generation_rows(self.summary.get("generation") or {})
 
     @property
     def question_count(self) -> int:
