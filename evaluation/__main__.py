@@ -10,7 +10,7 @@ keep_freed_memory()
 import time  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
+from dataclasses import dataclass, field  # noqa: E402
 from functools import partial  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -41,6 +41,7 @@ from evaluation.report import write_report  # noqa: E402
 from evaluation.report_facts import comparison  # noqa: E402
 from evaluation.summary import build_summary, fingerprint, is_up_to_date  # noqa: E402
 from evaluation.surroundings import surroundings  # noqa: E402
+from evaluation.wandb_results import EvaluationTracking, log_results  # noqa: E402
 from inference import LoadedRun, load_checkpoint, read_config  # noqa: E402
 from model import Decoder  # noqa: E402
 from model.device import DeviceName, Precision, PrecisionName, choose_device, choose_precision  # noqa: E402
@@ -72,6 +73,7 @@ class EvaluationCommand:
     """Length of the longest n-grams that are counted, 2 to 5; memory does not depend on it, time does."""
     baseline: tuple[str, ...] = ()
     """Other models to score on the same text: runs, Hugging Face directories, or hf://ORG/NAME."""
+    tracking: EvaluationTracking = field(default_factory=EvaluationTracking)
     force: bool = False
     """Evaluate again although nothing has changed."""
 
@@ -114,6 +116,7 @@ def main(argv: Sequence[str]) -> None:
         write_plots(run, summary)
         write_report(run, summary)
     write_json(run.summary, summary)  # last, so that a summary says that all of it was written
+    log_results(run, loaded.config, summary, command.tracking)
     show(run, summary)
 
 

@@ -49,6 +49,7 @@ ALLOWED = {
         "model",
         "inference",
         "training.config",
+        "training.wandb_run",
         "data_pipeline.tokenizer",
         "data_pipeline.shards",
         "data_pipeline.examples",
