@@ -69,7 +69,7 @@ def _log(
     summary: dict[str, Any],
     tracking: EvaluationTracking,
     run_id: str | None,
-    mode: str,
+    mode: Literal["online", "offline"],
 ) -> str:
     import wandb
 

@@ -56,11 +56,11 @@ def test_intervals_hold_a_larger_run() -> None:
     """Of laws with noise, the run of ten times the largest of each lies in most intervals, which are not wide."""
     truth = law(1e8, 1e8)
     held = []
-    for seed in range(12):
-        low, high = fit(points(0.003, seed), "parameters-tokens", resamples=100).interval(1e8, 1e8)
+    for seed in range(8):
+        low, high = fit(points(0.003, seed), "parameters-tokens", resamples=50).interval(1e8, 1e8)
         held.append(low <= truth <= high)
         assert high - low < 0.25 * truth
-    assert sum(held) >= 10
+    assert sum(held) >= 7
 
 
 def test_one_odd_run_moves_little() -> None:

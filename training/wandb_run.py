@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from common.cli import to_dict
 from common.files import read_json_lines
@@ -59,7 +59,7 @@ def start_wandb(job: Job, run_id: str | None) -> Wandb | None:
     return None
 
 
-def wandb_mode(setting: str) -> str | None:
+def wandb_mode(setting: str) -> Literal["online", "offline"] | None:
     """ "online" or "offline" for a setting of `tracking.wandb`, None for neither. Nobody is ever asked for a key."""
     mode = setting
     if mode == "auto":
@@ -67,7 +67,7 @@ def wandb_mode(setting: str) -> str | None:
     if mode == "online" and not has_api_key():
         print("tracking: no W&B API key (log in with: wandb login), so the run is offline", file=sys.stderr)
         mode = "offline"
-    return None if mode in ("off", "disabled") else mode
+    return None if mode in ("off", "disabled") else "online" if mode == "online" else "offline"
 
 
 def has_api_key() -> bool:
