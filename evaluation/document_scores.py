@@ -48,10 +48,6 @@ class DocumentScores:
             fingerprint,
         )
 
-    def naming(self, old: str, new: str) -> DocumentScores:
-        """The same with another name for one predictor."""
-        return replace(self, names=tuple(new if name == old else name for name in self.names))
-
     def adding(self, name: str, nll: np.ndarray, tokens: np.ndarray) -> DocumentScores:
         """The same with another predictor, of which nats and tokens of every document are given, (documents,) each."""
         return replace(
@@ -61,12 +57,15 @@ class DocumentScores:
             tokens=np.concatenate([self.tokens, tokens[None]]),
         )
 
-    def split_scores(self, name: str) -> SplitScores:
-        """The score of a predictor on the split and on each source in it."""
+    def split_scores(self, name: str, words: np.ndarray | None = None) -> SplitScores:
+        """The score of a predictor on the split and on each source in it; `words` are those of every document."""
         row = self.names.index(name)
         scores = {
             group: Score.of(
-                float(self.nll[row, chosen].sum()), int(self.tokens[row, chosen].sum()), int(self.bytes[chosen].sum())
+                float(self.nll[row, chosen].sum()),
+                int(self.tokens[row, chosen].sum()),
+                int(self.bytes[chosen].sum()),
+                0 if words is None else int(words[chosen].sum()),
             )
             for group, chosen in self.groups().items()
         }

@@ -14,14 +14,15 @@ GENERATION = (
     ("self-BLEU", "self_bleu.score", "how like one another the texts are, 0 to 100"),
     ("seq-rep-4", "repetition.seq_rep_4", "runs of four tokens that came before in the same text"),
     ("rep-w", "repetition.rep_w", "tokens that came among the last ones before them"),
-    ("looping", "repetition.looping", "texts that end in a loop"),
+    ("texts that end in a loop", "repetition.looping", "of all texts"),
     ("compression ratio", "repetition.compression_ratio", "bytes, of those after zlib"),
     ("coherence", "coherence.coherence", "how close neighbouring sentences are in meaning"),
     ("coherence, shuffled", "coherence.shuffled", "the same of sentences that do not belong together"),
+    ("repeated sentences", "coherence.repetition", "sentences that are nearly the one before them"),
     ("similarity to the prompt", "prompt_similarity.own", "how close the text is to its prompt"),
     ("toxic texts", "toxicity.share", "by the scorer that is named below"),
-    ("longest copy, mean", "memorisation.longest_mean", "tokens in a row that stand in the training data"),
-    ("longest copy, most", "memorisation.longest_max", "of any one text"),
+    ("longest run of training text, mean", "memorisation.longest_mean", "tokens in a row that stand there too"),
+    ("longest run of training text, most", "memorisation.longest_max", "of any one text"),
 )
 
 

@@ -17,7 +17,7 @@ from common.runs import Run, choose_checkpoint, find_run
 from data_pipeline.examples.dataset import ExampleOptions, ExampleSet, load_examples
 from data_pipeline.examples.records import as_json
 from data_pipeline.tokenizer import Tokenizer
-from evaluation.coherence import Unit, split_lines, split_sentences
+from evaluation.sentences import Unit, split_lines, split_sentences
 from inference import SamplingOptions, read_config
 from inference.asking import prompt_style
 from model.adapters.config import AdapterConfig

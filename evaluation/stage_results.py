@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from evaluation.coherence import Unit
 from evaluation.diversity import Diversity
+from evaluation.sentences import Unit
 
 Losses = tuple[float | None, ...]
 """Mean loss of a target in nats on each part; None where it is not known."""

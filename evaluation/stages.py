@@ -23,11 +23,12 @@ from common.errors import UserError  # noqa: E402
 from common.files import atomic_write, read_json, write_json  # noqa: E402
 from common.runs import RUNS_ROOT, Run  # noqa: E402
 from data_pipeline.tokenizer import Tokenizer  # noqa: E402
-from evaluation.coherence import Coherence, SentenceEncoder, Unit, measure_coherence, measure_repetition  # noqa: E402
+from evaluation.coherence import Coherence, SentenceEncoder, measure_coherence, measure_repetition  # noqa: E402
 from evaluation.diversity import WORD_BUDGET, measure_diversity, split_words  # noqa: E402
 from evaluation.example_loss import mean_loss  # noqa: E402
 from evaluation.fine_tuning_plots import series  # noqa: E402
 from evaluation.fine_tuning_summary import read_metrics  # noqa: E402
+from evaluation.sentences import Unit  # noqa: E402
 from evaluation.stage_parts import (  # noqa: E402
     OPTIONS,
     SAMPLES,

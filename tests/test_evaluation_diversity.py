@@ -5,15 +5,18 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.diversity import (
+    adjusted_distinct_n,
     distinct_n,
     mattr,
     measure_diversity,
     mtld,
+    self_bleu,
     split_words,
     type_token_ratio,
     within_budget,
@@ -137,3 +140,59 @@ def test_a_loop_is_less_varied_than_prose() -> None:
     assert varied.distinct_2 > 0.9 > 0.1 > loop.distinct_2  # type: ignore[operator]
     assert varied.mattr > 0.7 > 0.1 > loop.mattr  # type: ignore[operator]
     assert loop.mtld == pytest.approx(6)  # a factor is four new words and two known ones
+
+
+def zipfian(rng: random.Random, length: int) -> list[str]:
+    return [f"w{int(rng.paretovariate(0.7)) % 5000}" for _ in range(length)]
+
+
+def test_mtld_and_mattr_equal_those_of_lexicalrichness() -> None:
+    package = pytest.importorskip("lexicalrichness")
+    rng = random.Random(1)
+    for _ in range(20):
+        words = zipfian(rng, rng.randint(100, 600))
+        theirs = package.LexicalRichness(" ".join(words), preprocessor=None, tokenizer=str.split)
+        assert mtld(words) == pytest.approx(theirs.mtld(threshold=0.72), rel=1e-12)
+        assert mattr(words) == pytest.approx(theirs.mattr(window_size=50), rel=1e-12)
+
+
+def test_adjusted_distinct_does_not_fall_with_length_alone() -> None:
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, 2000, 20_000).tolist()
+    for length in (100, 1000, 20_000):
+        assert adjusted_distinct_n([draws[:length]], 1, 2000) == pytest.approx(1, abs=0.05)
+    assert distinct_n([draws[:1000]], 1) > 0.7 > 0.1 >= distinct_n([draws], 1)  # type: ignore[operator]
+    # Two different of three, from two possible: 2 / (2 * (1 - (1/2) ** 3)).
+    assert adjusted_distinct_n([["a", "b", "a"]], 1, 2) == pytest.approx(2 / 1.75)
+    assert adjusted_distinct_n([["a", "b", "c"]], 2, 10**15) == pytest.approx(1)
+    assert adjusted_distinct_n([["a"]], 2, 10) is None
+
+
+def test_self_bleu_equals_sacrebleu_with_all_others_as_references() -> None:
+    metrics = pytest.importorskip("sacrebleu.metrics")
+    scorer = metrics.BLEU(tokenize="none", effective_order=True)
+    rng = random.Random(2)
+    for _ in range(30):
+        texts = [zipfian(rng, rng.randint(1, 30)) for _ in range(rng.randint(2, 8))]
+        joined = [" ".join(words) for words in texts]
+        scores = [
+            scorer.sentence_score(text, joined[:number] + joined[number + 1 :]).score
+            for number, text in enumerate(joined)
+        ]
+        found = self_bleu(texts)
+        assert found is not None and found.texts == len(texts)
+        assert found.score == pytest.approx(np.mean(scores), abs=1e-9)
+
+
+def test_self_bleu_of_equal_texts_is_100_and_of_unlike_ones_0() -> None:
+    assert self_bleu([GETTYSBURG] * 3).score == pytest.approx(100)  # type: ignore[union-attr]
+    assert self_bleu([["a", "b"], ["c", "d"], []]).score == 0  # type: ignore[union-attr]
+    assert self_bleu([GETTYSBURG]) is None
+
+
+def test_of_many_texts_the_same_ones_are_drawn() -> None:
+    rng = random.Random(3)
+    texts = [zipfian(rng, 20) for _ in range(40)]
+    found = self_bleu(texts, limit=10, seed=4)
+    assert found == self_bleu(texts, limit=10, seed=4) and found.texts == 10  # type: ignore[union-attr]
+    assert found != self_bleu(texts, limit=10, seed=5)

@@ -12,7 +12,8 @@ from inference_fixtures import SOURCES, VOCAB, documents, make_data, tiny_model
 
 from common.errors import UserError
 from data_pipeline.shards import INDEX_DTYPE, Dataset
-from evaluation.perplexity import Score, document_windows, packed_windows, score_split, token_nll
+from data_pipeline.tokenizer import Tokenizer
+from evaluation.perplexity import Score, count_words, document_windows, packed_windows, score_split, token_nll
 from model import Decoder
 from model.device import Precision
 
@@ -29,8 +30,10 @@ def split(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return stream.read(0, len(stream)), stream.documents()
 
 
-def nll(model: Decoder, tokens: np.ndarray, windows: np.ndarray, batch_tokens: int = 256) -> np.ndarray:
-    return token_nll(model, tokens, windows, 0, CPU, FP32, batch_tokens)
+def nll(
+    model: Decoder, tokens: np.ndarray, windows: np.ndarray, batch_tokens: int = 256, history: int = 0
+) -> np.ndarray:
+    return token_nll(model, tokens, windows, 0, CPU, FP32, batch_tokens, history=history)
 
 
 def one_by_one(model: Decoder, tokens: np.ndarray, windows: np.ndarray) -> np.ndarray:
@@ -90,6 +93,77 @@ def test_does_not_depend_on_the_batch_size(dataset: Dataset) -> None:
         reference = nll(model, tokens, windows, batch_tokens=1)
         for batch_tokens in (33, 100, 10_000):
             np.testing.assert_allclose(nll(model, tokens, windows, batch_tokens), reference, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 5, 8, 16])
+def test_sliding_windows_equal_a_loop_over_single_tokens(stride: int, dataset: Dataset) -> None:
+    """Every token once, from itself back to the beginning of a window that ends with its stride."""
+    tokens = split(dataset)[0][:75]
+    model = tiny_model(context_length=16, embedding_std=0.1)
+    found = nll(model, tokens, packed_windows(75, stride), history=16 - stride)
+    for place in range(75):
+        first = max(0, place // stride * stride - (16 - stride))
+        alone = one_by_one(model, tokens, np.array([[first, place - first + 1]]))
+        assert found[place] == pytest.approx(alone[place], abs=2e-5), place
+    for batch_tokens in (1, 40, 10_000):
+        again = nll(model, tokens, packed_windows(75, stride), batch_tokens, 16 - stride)
+        np.testing.assert_allclose(again, found, atol=1e-5)
+
+
+def test_more_context_is_what_sliding_adds(dataset: Dataset) -> None:
+    tokens = split(dataset)[0][:200]
+    model = tiny_model(context_length=32, embedding_std=0.1)
+    packed = nll(model, tokens, packed_windows(200, 32))
+    assert np.array_equal(packed, nll(model, tokens, packed_windows(200, 32), history=0))
+    sliding = nll(model, tokens, packed_windows(200, 8), history=24)
+    np.testing.assert_allclose(sliding[:32], packed[:32], atol=1e-5)  # nothing lies before
+    assert not np.allclose(sliding[32:56], packed[32:56], atol=1e-3)
+    np.testing.assert_allclose(sliding[56:64], packed[56:64], atol=1e-5)  # the end of a window of either
+
+
+def test_a_window_longer_than_the_text_is_one_pass(dataset: Dataset) -> None:
+    tokens = split(dataset)[0][:40]
+    model = tiny_model(context_length=256, embedding_std=0.1)
+    with torch.no_grad():
+        inputs, targets = torch.tensor([[0, *tokens[:-1].tolist()]]), torch.tensor(tokens[None])
+        once = torch.nn.functional.cross_entropy(model(inputs)[0], targets[0], reduction="none")
+    for stride in (256, 64, 7):
+        found = nll(model, tokens, packed_windows(40, stride), history=256 - stride)
+        np.testing.assert_allclose(found, once.numpy(), atol=2e-5)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "llama"])
+def test_equals_the_loss_of_transformers_on_the_same_weights(case: str, tmp_path: Path, dataset: Dataset) -> None:
+    hf_models = pytest.importorskip("hf_models")
+    from common.runs import Run
+    from inference import load_run
+    from model.convert.__main__ import main
+
+    theirs = hf_models.save(case, tmp_path / "theirs")
+    main(["from-hf", str(tmp_path / "theirs"), str(tmp_path / "run")])
+    model = load_run(Run(tmp_path / "run"), device="cpu").model
+    tokens = split(dataset)[0][:127]
+    with torch.no_grad():
+        ids = torch.tensor([[0, *tokens.tolist()]])
+        expected = float(theirs(ids, labels=ids).loss)  # the mean over the 127 tokens behind the first
+    found = nll(model, tokens, packed_windows(127, 128))
+    assert found.mean() == pytest.approx(expected, rel=1e-5)
+
+
+def test_words_are_those_of_the_raw_text(dataset: Dataset) -> None:
+    tokens, index = split(dataset)
+    words = count_words(tokens, index, Tokenizer(dataset.tokenizer_path).decode)
+    texts: dict[str, list[str]] = {source: [] for source in SOURCES}
+    for number, (source, text) in enumerate(documents()):
+        if number // 2 % 10 == 0:
+            texts[source].append(text)
+    scores = score_split(np.full(len(tokens), 2.0, np.float32), index, dataset.sources, words)
+    for source, score in scores.per_source.items():
+        assert score.words == sum(len(text.split()) for text in texts[source])
+        assert score.word_perplexity == pytest.approx(math.exp(2 * score.tokens / score.words))
+    assert scores.total.words == words.sum()
+    assert score_split(np.ones(len(tokens), np.float32), index, dataset.sources).total.word_perplexity is None
+    assert Score.of(7000.0, 10, 10, 10).word_perplexity is None  # beyond what a float holds
 
 
 def test_uniform_model_has_the_perplexity_of_its_vocabulary(dataset: Dataset) -> None:

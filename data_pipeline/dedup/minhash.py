@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +17,7 @@ from data_pipeline.dedup.word_hashes import word_hashes
 from data_pipeline.hashing import mix32, mix64
 
 # Shingles worked on at a time: the arrays stay in the processor's cache.
-_STEP = 1 << 17
+_STEP = 1 << 18
 _RUNS_AT_ONCE = 1 << 15
 _ORDER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -79,6 +80,16 @@ def permutations(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     return factors, generator.randint(0, 1 << 32, count, dtype=np.uint32)
 
 
+@cache
+def _steps(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Factors and offsets that make each permutation of the values of the one before: one array is enough then."""
+    factors, offsets = permutations(count, seed)
+    inverses = np.array([pow(factor, -1, 1 << 32) for factor in factors.tolist()], np.uint32)
+    factors[1:] *= inverses[:-1]
+    offsets[1:] -= factors[1:] * offsets[:-1]
+    return factors, offsets
+
+
 def signatures(hashes: np.ndarray, starts: np.ndarray, count: int, seed: int = 1) -> np.ndarray:
     """MinHash signatures of many sets, (sets, count) uint32.
 
@@ -88,18 +99,17 @@ def signatures(hashes: np.ndarray, starts: np.ndarray, count: int, seed: int = 1
         count: number of permutations.
         seed: of the permutations.
     """
-    factors, offsets = permutations(count, seed)
-    mixed = mix32(hashes)
+    factors, offsets = _steps(count, seed)
+    permuted = mix32(hashes)
     result = np.empty((count, len(starts)), np.uint32)
     for first, last in _blocks(starts, len(hashes)):
         begin = int(starts[first])
         end = int(starts[last]) if last < len(starts) else len(hashes)
-        block, local = mixed[begin:end], starts[first:last] - begin
-        permuted = np.empty_like(block)
+        block, local = permuted[begin:end], starts[first:last] - begin
         for number in range(count):
-            np.multiply(block, factors[number], out=permuted)  # wrapping at 2^32 is the modulus of the scheme
-            permuted += offsets[number]
-            result[number, first:last] = np.minimum.reduceat(permuted, local)
+            block *= factors[number]  # wrapping at 2^32 is the modulus of the scheme
+            block += offsets[number]
+            np.minimum.reduceat(block, local, out=result[number, first:last])
     return np.ascontiguousarray(result.T)
 
 

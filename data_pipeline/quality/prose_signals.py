@@ -104,7 +104,7 @@ def ngram_signals(texts: Sequence[str], words: Words) -> dict[str, np.ndarray]:
     for n in range(2, DUPLICATE_NGRAMS[-1] + 1):
         inside = places + n <= words.starts[1:][words.owners[places]]
         places, hashes = places[inside], hashes[inside]
-        hashes = mix64(hashes * _SALT + single[places + n - 1])
+        hashes = hashes * _SALT + single[places + n - 1]
         places, groups, hashes = repeated(places, hashes)
         lengths = before[places + n] - before[places]
         if n in TOP_NGRAMS:
@@ -136,30 +136,43 @@ def repeated(places: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.nda
 def most_frequent(groups: np.ndarray, owners: np.ndarray, lengths: np.ndarray, count: int) -> np.ndarray:
     """Characters in all occurrences of each text's most frequent n-gram; of equally frequent ones, of the first."""
     best = np.zeros(count)
-    counts = np.bincount(groups)
-    earliest = np.zeros(len(counts), np.int64)
-    earliest[groups[::-1]] = np.arange(len(groups))[::-1]
-    first, frequency = earliest[counts > 0], counts[counts > 0]
-    order = np.lexsort((first, -frequency, owners[first]))
-    texts, leading = np.unique(owners[first][order], return_index=True)
-    chosen = order[leading]
-    best[texts] = frequency[chosen] * lengths[first[chosen]]
+    if len(groups):
+        frequency = np.bincount(groups)[groups]
+        earliest = np.flatnonzero(_first_of_each(groups))
+        order = (frequency[earliest] << 32) - earliest  # the largest is what occurs most often, and of these the first
+        borders = np.flatnonzero(np.diff(owners[earliest], prepend=-1))
+        chosen = -np.maximum.reduceat(order, borders) & 0xFFFFFFFF
+        best[owners[chosen]] = frequency[chosen] * lengths[chosen]
     return best
+
+
+def _first_of_each(groups: np.ndarray) -> np.ndarray:
+    """Which positions are the first of their group, (positions,) bool."""
+    positions = np.arange(len(groups))
+    first = np.empty(int(groups.max(initial=0)) + 1, np.int64)
+    first[groups[::-1]] = positions[::-1]
+    return first[groups] == positions
 
 
 def repeats_without_overlap(places: np.ndarray, groups: np.ndarray, n: int) -> list[int]:
     """Positions in `places` of n-grams seen before, from left to right; one that overlaps another does not count."""
-    seen = bytearray(int(groups.max(initial=0)) + 1)  # by group
+    if not len(places):
+        return []
+    present = np.zeros(int(places[-1]) + n + 1, np.int32)
+    present[places + 1] = 1
+    following = np.cumsum(present)[places + n].tolist()  # position of the next n-gram that does not overlap
+    names = groups.tolist()
+    seen = bytearray(max(names) + 1)
     taken = []
-    free = 0
-    for position, (place, group) in enumerate(zip(places.tolist(), groups.tolist(), strict=True)):
-        if place < free:
-            continue
+    position = 0
+    while position < len(names):
+        group = names[position]
         if seen[group]:
             taken.append(position)
-            free = place + n
+            position = following[position]
         else:
             seen[group] = 1
+            position += 1
     return taken
 
 

@@ -2,8 +2,8 @@
 
 The rules are those of spaCy's English tokenizer (Honnibal and Montani 2017), because the thresholds in use today were
 chosen on its words: what stands between spaces is stripped of punctuation on both sides, then cut inside at hyphens,
-slashes and the like. They look at nothing but these pieces, and pieces repeat, so each is cut once and its words are
-looked up from then on; texts become arrays of word numbers.
+slashes and the like. They look at nothing but these pieces. Most pieces are cut in arrays (`units.py`); of what is left
+after that each is cut once, and its words are looked up from then on; texts become arrays of word numbers.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ import re
 import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import repeat
 
 import numpy as np
+
+from data_pipeline.quality import units
 
 _LOWER = "a-zß-öø-ÿāăąćĉċčďđēĕėęěĝğġģĥħĩīĭįıĳĵķĸĺļľŀłńņňŉŋōŏőœŕŗřśŝşšţťŧũūŭůűųŵŷźżžſα-ωά-ώа-џ"
 _UPPER = "A-ZÀ-ÖØ-ÞĀĂĄĆĈĊČĎĐĒĔĖĘĚĜĞĠĢĤĦĨĪĬĮİĲĴĶĹĻĽĿŁŃŅŇŊŌŎŐŒŔŖŘŚŜŞŠŢŤŦŨŪŬŮŰŲŴŶŸŹŻŽΑ-ΫΆ-ΏЀ-Я"
@@ -73,6 +77,9 @@ def split_piece(piece: str) -> list[str]:
     """The words of what stands between two spaces; what is long and no plain word is cut every thousand characters."""
     if piece.isalpha():
         return [piece]
+    rest = piece[:-1]
+    if piece[-1] == "." and rest.isascii() and rest.isalpha() and rest[-1].islower() and piece not in _WHOLE:
+        return [rest, "."]  # as most sentences end
     name = piece.strip(_MARKS_OF_BOTH_SIDES)
     start = piece.find(name)
     end = start + len(name)
@@ -159,56 +166,94 @@ def _split_inside(piece: str) -> Iterable[str]:
 
 def flags_of(word: str) -> int:
     """LETTER where it holds one, WORD where it holds a letter or digit, PUNCTUATION where it is nothing else."""
+    if word.isalpha():
+        return LETTER + WORD
     flags = LETTER * any(map(str.isalpha, word)) + WORD * any(map(str.isalnum, word))
     if not flags:
         flags = PUNCTUATION * all(unicodedata.category(character)[0] == "P" for character in word)
     return flags + SENTENCE_END * (word in _SENTENCE_ENDS)
 
 
-class WordTable(dict[str, int]):
-    """Numbers every piece of text between spaces, and every word, in the order in which they are first seen."""
+@cache
+def _classes() -> np.ndarray:
+    """The classes of `units.py` of every code point, (0x110000,) uint8."""
+    classes = np.array([_class_of(chr(code)) for code in range(0x110000)], np.uint8)
+    classes[list(b"@/?#:-")] |= units.ADDRESS
+    return classes
+
+
+def _class_of(character: str) -> int:
+    if character.isspace():
+        return units.SPACE
+    if character in _MARKS_OF_BOTH_SIDES:
+        return units.MARK
+    if character in "+^~=/%@-":
+        return units.INNER
+    if character == ".":
+        return units.INNER | units.DOT
+    if character.isascii() and not character.isalpha():
+        return units.DIGIT * character.isdigit() | units.ODD * (character == "$")
+    if character.isalpha() and not _ONE_MARK.match(character):
+        return units.LETTER | units.ADDRESS * (not character.isascii())  # which may be part of one where ASCII is not
+    return units.ODD
+
+
+class WordTable:
+    """Numbers every word, and remembers how pieces were cut, from one text to the next."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._reset()
 
     def _reset(self) -> None:
-        self.clear()
         self.numbers: dict[str, int] = {}  # of words
         self._lengths, self._flags = array("i"), array("b")  # of words
-        self._words, self._ends = array("i"), array("i", [0])  # of pieces: the words one after another, and their ends
+        self._units: dict[int, int] = {}  # by hash
+        self._words, self._ends = array("i"), array("i", [0])  # of units: the words one after another, and their ends
 
-    def __missing__(self, piece: str) -> int:
-        for word in split_piece(piece):
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def read(self, texts: Sequence[str]) -> Words:
+        """The words of all texts."""
+        if len(self) > _FORGET_ABOVE:
+            self._reset()
+        found = units.cut(texts, _classes())
+        numbers = self._numbers_of(found)
+        ends = np.asarray(self._ends)
+        in_unit = np.diff(ends)[numbers]  # words of each unit
+        starts = np.concatenate(([0], np.cumsum(in_unit)))  # of the units among the words of the batch
+        places = np.arange(starts[-1]) + np.repeat(ends[:-1][numbers] - starts[:-1], in_unit)
+        return Words(self, np.asarray(self._words)[places], starts[found.borders])
+
+    def _numbers_of(self, found: units.Units) -> np.ndarray:
+        """The number of each unit, (units,); those not yet known are cut into words."""
+        order = np.argsort(found.hashes)
+        new = np.ones(len(order), bool)
+        new[1:] = np.diff(found.hashes[order]) != 0
+        one_of_each = order[new]
+        hashes = found.hashes[one_of_each]
+        numbers = np.array(list(map(self._units.get, hashes.tolist(), repeat(-1))), np.int32)
+        unknown = np.flatnonzero(numbers < 0)
+        numbers[unknown] = np.arange(len(self), len(self) + len(unknown))
+        self._units.update(zip(hashes[unknown].tolist(), numbers[unknown].tolist(), strict=True))
+        for unit, is_word in found.at(one_of_each[unknown]):
+            self._add((unit,) if is_word else split_piece(unit))
+        result = np.empty(len(order), np.int32)
+        result[order] = numbers[np.cumsum(new) - 1]
+        return result
+
+    def _add(self, words: Iterable[str]) -> None:
+        for word in words:
             number = self.numbers.setdefault(word, len(self.numbers))
             if number == len(self._lengths):
                 self._lengths.append(len(word))
                 self._flags.append(flags_of(word))
             self._words.append(number)
         self._ends.append(len(self._words))
-        self[piece] = number = len(self)
-        return number
-
-    def read(self, texts: Sequence[str]) -> Words:
-        """The words of all texts."""
-        if len(self) > _FORGET_ABOVE:
-            self._reset()
-        pieces = array("i")
-        counts = []
-        for text in texts:
-            found = text.split()
-            counts.append(len(found))
-            pieces.extend(map(self.__getitem__, found))
-        numbers = np.frombuffer(pieces, np.int32) if pieces else np.empty(0, np.int32)
-        ends = np.array(self._ends, np.int64)
-        in_piece = np.diff(ends)[numbers]  # words of each piece
-        starts = np.concatenate(([0], np.cumsum(in_piece)))  # of the pieces among the words of the batch
-        places = np.arange(starts[-1]) + np.repeat(ends[:-1][numbers] - starts[:-1], in_piece)
-        return Words(self, np.array(self._words, np.int32)[places], starts[np.cumsum([0, *counts])])
 
     def properties(self) -> tuple[np.ndarray, np.ndarray]:
         """Characters and flags of every word, by number."""
-        return np.array(self._lengths, np.int32), np.array(self._flags, np.int8)
+        return np.asarray(self._lengths), np.asarray(self._flags)
 
 
 class Words:
