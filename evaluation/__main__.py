@@ -231,10 +231,11 @@ def sum_up(
         counted = training_sample(dataset.split("train"), command.baseline_tokens)
         ngrams = counted_nll(counted, tokens, dataset.vocab_size, dataset.eos_id, command.ngram_order)
     words = count_words(tokens, documents, loaded.tokenizer.decode)
-    untrained = {name: values for name, values in nll.items() if name not in CONTEXT_POLICIES}
-    paired = {"model": nll["packed"], **ngrams, **untrained}
+    contexts = {name: values for name, values in nll.items() if name in CONTEXT_POLICIES}
+    baselines = {**ngrams, **{name: values for name, values in nll.items() if name not in contexts}}
+    paired = {"model": nll["packed"], **baselines}
     sums = DocumentScores.of(paired, documents, dataset.sources, dataset.fingerprint)
-    every = {**nll, **ngrams, **untrained}
+    every = {**contexts, **baselines}
     scores = {name: score_split(values, documents, dataset.sources, words) for name, values in every.items()}
     for place, (values, lengths) in others.items():
         sums = sums.adding(place, values, lengths)
