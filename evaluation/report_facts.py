@@ -16,7 +16,7 @@ from common.files import read_json, read_json_lines
 from common.runs import Run
 from evaluation.charts import Chart, Interval, Line, interval_chart
 from evaluation.document_scores import ALL
-from evaluation.report_metrics import Rows, generation_rows
+from evaluation.report_metrics import Rows, generation_rows, task_rows
 from inference import read_config
 
 TOKENS = "training tokens"
@@ -47,6 +47,10 @@ class RunFacts:
     """What `python -m evaluation.questions` found; empty where it was not asked."""
     trained: dict[str, Any]
     """Sizes of an adapter, of a run that trained one."""
+    harness: dict[str, Any]
+    """Tasks that the run was asked; empty where it was not."""
+    translation: dict[str, Any]
+    """Translations of the run and of other systems; empty where there are none."""
 
     @cached_property
     def flat_config(self) -> dict[str, Any]:
@@ -140,6 +144,10 @@ class RunFacts:
         return generation_rows(self.summary.get("generation") or {})
 
     @property
+    def task_rows(self) -> Rows:
+        return task_rows(self.harness)
+
+    @property
     def question_count(self) -> int:
         return int(self.questions["overall"]["fact"]["tuned"]["of"])
 
@@ -181,6 +189,8 @@ def gather(run: Run, summary: dict[str, Any] | None = None) -> RunFacts:
         summary if summary is not None else _optional(run, "summary.json"),
         _optional(run, "questions.json"),
         _optional(run, "adapter.json"),
+        _optional(run, "harness.json"),
+        _optional(run, "translation.json"),
     )
 
 

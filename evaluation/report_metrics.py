@@ -36,6 +36,22 @@ def generation_rows(generation: dict[str, Any]) -> Rows:
     return rows
 
 
+def task_rows(harness: dict[str, Any]) -> Rows:
+    """`task`, `asked`, `metric`, `value`, `error` and `interval` of every metric of every task, from harness.json."""
+    return [
+        {
+            "task": name,
+            "asked": task.get("asked"),
+            "metric": metric,
+            "value": number_at(found, "value"),
+            "error": number_at(found, "stderr"),
+            "interval": found.get("interval"),
+        }
+        for name, task in harness.get("tasks", {}).items()
+        for metric, found in task["metrics"].items()
+    ]
+
+
 def number_at(values: Any, place: str) -> float | None:
     """The number at a dotted place in nested dictionaries, None where something on the way is missing."""
     for key in place.split("."):

@@ -96,6 +96,19 @@ def test_measures_of_writing_are_shown_beside_those_of_people(world: World) -> N
     assert gather(Run(world.run)).generation_rows == []
 
 
+def test_tasks_and_translations_are_shown_where_there_are_any(world: World, tmp_path: Path) -> None:
+    run = tmp_path / "asked"
+    shutil.copytree(world.run, run, ignore=shutil.ignore_patterns("checkpoints"))
+    accuracy = {"value": 0.625, "stderr": 0.04, "interval": [0.541, 0.702]}
+    tasks = {"mini_pairs": {"asked": 136, "metrics": {"acc": accuracy, "bits": {"value": 1.9, "stderr": None}}}}
+    write_json(run / "harness.json", {"tasks": tasks})
+    system = {"bleu": 12.34, "low": 11.0, "high": 13.5, "chrf": 34.5, "length_ratio": 0.98}
+    write_json(run / "translation.json", {"verses": 773, "systems": {"copy": {**system, "bleu": 0.2}, "tuned": system}})
+    text = " ".join(page_of(write_report(Run(run))).text.split())
+    for expected in ("mini_pairs136acc0.625", "0.541 to 0.702", "bits1.900", "773 held-out", "11.0 to 13.5"):
+        assert expected in text, expected
+
+
 def test_the_table_of_baselines_says_what_is_more_than_chance(world: World) -> None:
     summary = read_json(world.run.parent / "other" / "summary.json")
     assert summary["baselines"]["runs/tiny"]["bits_per_byte"] == pytest.approx(
