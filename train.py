@@ -51,6 +51,8 @@ def main(argv: Sequence[str]) -> None:
             if one.examples.used and not command.dry_run and os.environ.get("RANK", "0") == "0":
                 leave_behind(one)
                 compare(config, runs, number)
+            if finished and not command.dry_run and os.environ.get("RANK", "0") == "0":
+                draw_report(one)
             if not finished:
                 return
 
@@ -71,6 +73,16 @@ def leave_behind(config: RunConfig) -> None:
     if run.checkpoints():
         adapter = leave_adapter(run)
         print(describe(write_artifacts(run, how_to_load(run, str(config.start_from), adapter))), file=sys.stderr)
+
+
+def draw_report(config: RunConfig) -> None:
+    """The page of a run that has ended. Trouble with it is said, and training goes on."""
+    from evaluation.report import write_report
+
+    try:
+        print(f"report {write_report(Run(RUNS_ROOT / config.name))}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"warning: the report could not be drawn: {error}", file=sys.stderr)
 
 
 def compare(config: RunConfig, runs: Sequence[RunConfig], done: int) -> None:

@@ -12,16 +12,14 @@ bind_threads()
 keep_freed_memory()
 
 import json  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Iterator, Sequence  # noqa: E402
-from contextlib import contextmanager  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
 from dataclasses import asdict, dataclass, field  # noqa: E402
+from functools import partial  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import tyro  # noqa: E402
 from rich.console import Console  # noqa: E402
-from rich.progress import Progress  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from common.cli import run_command  # noqa: E402
@@ -29,29 +27,35 @@ from common.errors import UserError  # noqa: E402
 from common.files import atomic_write, write_json  # noqa: E402
 from common.runs import Checkpoint, Run, choose_checkpoint, find_run  # noqa: E402
 from data_pipeline.shards import Dataset  # noqa: E402
-from evaluation.baselines import Trigram, Unigram, training_sample  # noqa: E402
+from evaluation.baselines import NGRAM_NAMES, counted_nll, training_sample  # noqa: E402
+from evaluation.document_scores import FILE as DOCUMENT_SCORES  # noqa: E402
+from evaluation.document_scores import DocumentScores, intervals  # noqa: E402
 from evaluation.generations import (  # noqa: E402
     GenerationOptions,
-    comparison_rows,
     evaluate_generations,
     installed_packages,
     texts_as_rows,
 )
+from evaluation.other_models import score_other, untrained  # noqa: E402
 from evaluation.perplexity import (  # noqa: E402
+    CONTEXT_POLICIES,
     SplitScores,
     count_words,
     document_windows,
     packed_windows,
     score_split,
-    token_nll,
 )
-from evaluation.report import comparison, fresh_samples, write_report  # noqa: E402
+from evaluation.plots import write_plots  # noqa: E402
+from evaluation.report import write_report  # noqa: E402
+from evaluation.report_facts import comparison  # noqa: E402
+from evaluation.report_metrics import generation_rows  # noqa: E402
+from evaluation.scoring import ModelScorer, console, timed  # noqa: E402
 from evaluation.summary import build_summary, fingerprint, is_up_to_date  # noqa: E402
+from evaluation.surroundings import surroundings  # noqa: E402
+from evaluation.wandb_results import EvaluationTracking, log_results  # noqa: E402
 from inference import LoadedRun, load_checkpoint, read_config  # noqa: E402
 from model.device import DeviceName, Precision, PrecisionName, choose_device, choose_precision  # noqa: E402
 from training.distribution import process_group, world_from_environment  # noqa: E402
-
-console = Console(stderr=True, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,12 @@ class EvaluationCommand:
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     """What the model writes, measured beside text by people."""
     baseline_tokens: int = 120_000_000
-    """At most this many training tokens are counted for the baselines."""
+    """At most this many training tokens are counted for the n-gram baselines."""
+    ngram_order: int = 5
+    """Length of the longest n-grams that are counted, 2 to 5; memory does not depend on it, time does."""
+    baseline: tuple[str, ...] = ()
+    """Other models to score on the same text: runs, Hugging Face directories, or hf://ORG/NAME."""
+    tracking: EvaluationTracking = field(default_factory=EvaluationTracking)
     force: bool = False
     """Evaluate again although nothing has changed."""
 
@@ -85,6 +94,8 @@ class EvaluationCommand:
         for name in ("batch_tokens", "baseline_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} is too small: it must be at least 1")
+        if self.ngram_order not in NGRAM_NAMES:
+            raise UserError(f"--ngram-order {self.ngram_order} is not one of {', '.join(map(str, NGRAM_NAMES))}")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -104,6 +115,8 @@ def main(argv: Sequence[str]) -> None:
         "document_context": command.document_context,
         "stride": command.stride,
         "baseline_tokens": command.baseline_tokens,
+        "ngram_order": command.ngram_order,
+        "baseline": list(command.baseline),
         "generation": asdict(command.generation),
         "packages": installed_packages(),
     }
@@ -115,16 +128,20 @@ def main(argv: Sequence[str]) -> None:
     console.print(f"run {run.path}, {checkpoint.path.name}, {precision.name} on {device}", markup=False)
     loaded = load_checkpoint(run, checkpoint, command.device, world.local_rank)
     with process_group(world, device):
-        nll = score(loaded, dataset, precision, command)
+        nll, others = score(loaded, dataset, precision, command)
     if not world.is_main:
         return
-    scores, counted = sum_up(nll, loaded, dataset, command)
+    scores, documents, counted = sum_up(nll, others, loaded, dataset, command)
     summary = build_summary(loaded, dataset, scores, counted, options, inputs)
     with timed("generations"):
         summary["generation"] = write_generations(run, loaded, dataset, command.generation)
-    with timed("samples and report"):
-        write_report(run, summary, dataset, loaded.config, fresh_samples(loaded))
+    with timed("intervals, samples and report"):
+        summary |= {"intervals": intervals(documents), **surroundings(loaded, dataset)}
+        documents.save(run.path / DOCUMENT_SCORES)
+        write_plots(run, summary)
+        write_report(run, summary)
     write_json(run.summary, summary)  # last, so that a summary says that all of it was written
+    log_results(run, loaded.config, summary, command.tracking)
     show(run, summary)
 
 
@@ -163,10 +180,12 @@ def open_dataset(run: Run, checkpoint: Checkpoint, directory: str | None) -> Dat
 
 def score(
     loaded: LoadedRun, dataset: Dataset, precision: Precision, command: EvaluationCommand
-) -> dict[str, np.ndarray]:
-    """What the model loses on every validation token, (tokens,) nats, by the name of the context policy.
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """What models make of the validation split; every process of a group takes part, and gets all of it.
 
-    Every process of a group takes part, and gets all of it.
+    Returns:
+        Nats of every token, (tokens,): of the model by the name of the context policy, and of the untrained model. And
+        of every other model nats and tokens of every document, (documents,) each.
     """
     stream = dataset.split("val")
     documents, tokens = stream.documents(), stream.read(0, len(stream))
@@ -182,38 +201,46 @@ def score(
         if not 1 <= command.stride <= context:
             raise UserError(f"--stride {command.stride} is out of range: it must be from 1 to {context}, the context")
         windows["sliding"] = packed_windows(len(tokens), command.stride), context - command.stride
-    nll = {}
-    for name, (chosen, history) in windows.items():
-        with timed(f"model, {name} context"), progress_bar() as progress:
-            task = progress.add_task(f"{name} context", total=len(tokens))
-            nll[name] = token_nll(
-                loaded.model,
-                tokens,
-                chosen,
-                dataset.eos_id,
-                loaded.device,
-                precision,
-                command.batch_tokens,
-                on_scored=lambda count, task=task, progress=progress: progress.advance(task, count),  # type: ignore[misc]
-                history=history,
-            )
-    return nll
+    scorer = ModelScorer(loaded.device, precision, command.batch_tokens)
+    nll = {
+        name: scorer.nll(f"model, {name} context", loaded.model, tokens, chosen, dataset.eos_id, history)
+        for name, (chosen, history) in windows.items()
+    }
+    if loaded.config.get("start_from") is None:
+        fresh = untrained(loaded.model.config, loaded.config.get("seed", 0)).to(loaded.device)
+        nll["untrained"] = scorer.nll("untrained model", fresh, tokens, windows["packed"][0], dataset.eos_id)
+    others = {
+        place: score_other(place, dataset, loaded.device, partial(scorer.nll, f"baseline {place}"))
+        for place in command.baseline
+    }
+    return nll, others
 
 
 def sum_up(
-    nll: dict[str, np.ndarray], loaded: LoadedRun, dataset: Dataset, command: EvaluationCommand
-) -> tuple[dict[str, SplitScores], int]:
-    """Scores of the model and of the baselines by name, and how many training tokens the baselines counted."""
+    nll: dict[str, np.ndarray],
+    others: dict[str, tuple[np.ndarray, np.ndarray]],
+    loaded: LoadedRun,
+    dataset: Dataset,
+    command: EvaluationCommand,
+) -> tuple[dict[str, SplitScores], DocumentScores, int]:
+    """Scores of the model by context and of the baselines by name, those of every document, and how many tokens
+    the n-grams were counted on."""
     stream = dataset.split("val")
     documents, tokens = stream.documents(), stream.read(0, len(stream))
     with timed("n-gram baselines"):
         counted = training_sample(dataset.split("train"), command.baseline_tokens)
-        unigram = Unigram.train(counted, dataset.vocab_size).nll(tokens)
-        trigram = Trigram.train(counted, dataset.vocab_size, dataset.eos_id).nll(tokens)
+        ngrams = counted_nll(counted, tokens, dataset.vocab_size, dataset.eos_id, command.ngram_order)
     words = count_words(tokens, documents, loaded.tokenizer.decode)
-    every = {"unigram": unigram, "trigram": trigram, **nll}
+    contexts = {name: values for name, values in nll.items() if name in CONTEXT_POLICIES}
+    baselines = {**ngrams, **{name: values for name, values in nll.items() if name not in contexts}}
+    paired = {"model": nll["packed"], **baselines}
+    sums = DocumentScores.of(paired, documents, dataset.sources, dataset.fingerprint)
+    every = {**contexts, **baselines}
     scores = {name: score_split(values, documents, dataset.sources, words) for name, values in every.items()}
-    return scores, len(counted)
+    for place, (values, lengths) in others.items():
+        sums = sums.adding(place, values, lengths)
+        scores[place] = sums.split_scores(place, words)
+    return scores, sums, len(counted)
 
 
 def write_generations(
@@ -236,19 +263,6 @@ def write_generations(
     return measures
 
 
-def progress_bar() -> Progress:
-    """A bar on a terminal, nothing elsewhere."""
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
-
-
-@contextmanager
-def timed(name: str) -> Iterator[None]:
-    """Say on standard error how long a part took."""
-    began = time.perf_counter()
-    yield
-    console.print(f"{name}: {time.perf_counter() - began:.1f} s", markup=False)
-
-
 def show(run: Run, summary: dict[str, Any]) -> None:
     """Print the comparison, where everything is, and what to type next."""
     table = Table(title=f"{run.name}, step {summary['checkpoint_step']}", title_justify="left")
@@ -256,10 +270,12 @@ def show(run: Run, summary: dict[str, Any]) -> None:
         table.add_column(name)
     for name in ("loss", "perplexity", "bits per byte", "vs unigram"):
         table.add_column(name, justify="right")
-    for number, row in enumerate(comparison(summary)):
+    for row in comparison(summary):
+        if row["name"] == "model":
+            table.add_section()
         change = "" if row["change"] is None else f"{row['change']:+.1f} %"
         figures = (f"{row['loss']:.3f}", f"{row['perplexity']:,.2f}", f"{row['bits_per_byte']:.3f}", change)
-        table.add_row(row["source"] if number % 3 == 0 else "", row["name"], *figures, end_section=number % 3 == 2)
+        table.add_row(row["source"] if row["name"] == "model" else "", row["name"], *figures)
     out = Console(highlight=False)
     out.print(table)
     if summary["generation"]:
@@ -275,8 +291,8 @@ def generation_table(generation: dict[str, Any]) -> Table:
     table = Table("measure", title=title, title_justify="left")
     for side in ("model", "human"):
         table.add_column(side, justify="right")
-    for name, *figures in comparison_rows(generation):
-        table.add_row(name, *("" if figure is None else f"{figure:.3f}" for figure in figures))
+    for row in generation_rows(generation):
+        table.add_row(row["name"], *("" if row[side] is None else f"{row[side]:.3f}" for side in ("model", "human")))
     return table
 
 

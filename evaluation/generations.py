@@ -199,33 +199,6 @@ def installed_packages() -> dict[str, str | None]:
     return found
 
 
-def comparison_rows(generation: dict[str, Any]) -> list[tuple[str, float | None, float | None]]:
-    """(measure, model, human) of the figures that say most, from what `evaluate_generations` returned."""
-    paths = {
-        "distinct-2": ("diversity", "distinct_2"),
-        "MATTR-50": ("diversity", "mattr"),
-        "MTLD": ("diversity", "mtld"),
-        "self-BLEU": ("self_bleu", "score"),
-        "seq-rep-4": ("repetition", "seq_rep_4"),
-        "rep-w": ("repetition", "rep_w"),
-        "texts that end in a loop": ("repetition", "looping"),
-        "compression ratio": ("repetition", "compression_ratio"),
-        "coherence": ("coherence", "coherence"),
-        "coherence, shuffled": ("coherence", "shuffled"),
-        "repeated sentences": ("coherence", "repetition"),
-        "similarity to the prompt": ("prompt_similarity", "own"),
-        "toxic texts": ("toxicity", "share"),
-        "longest run of training text, mean": ("memorisation", "longest_mean"),
-        "longest run of training text, most": ("memorisation", "longest_max"),
-    }
-    rows = []
-    for name, (part, key) in paths.items():
-        model, human = ((generation[side][part] or {}).get(key) for side in ("model", "human"))
-        if model is not None or human is not None:
-            rows.append((name, model, human))
-    return rows
-
-
 def texts_as_rows(texts: Sequence[Continued]) -> list[dict[str, Any]]:
     """What `generations.jsonl` holds, one object a prompt."""
     return [

@@ -11,7 +11,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from common.files import atomic_write, read_json_lines
+from common.runs import Run
+
 Rows = list[dict[str, Any]]
+LEVELS = ("unigram", "trigram")
+
+
+def write_plots(run: Run, summary: dict[str, Any]) -> None:
+    """Draw the curves into the directory of `run`, with unigram and trigram of `summary` as levels of the loss."""
+    metrics = read_json_lines(run.metrics)
+    levels = {name: float(summary["baselines"][name]["loss"]) for name in LEVELS if name in summary["baselines"]}
+    images = {
+        "loss": loss_curve(metrics, levels),
+        "learning_rate": learning_rate_curve(metrics),
+        "throughput": throughput_curve(metrics),
+    }
+    for name, image in images.items():
+        with atomic_write(run.path / f"{name}.png", "wb") as file:
+            file.write(image)
 
 
 def loss_curve(metrics: Rows, levels: dict[str, float]) -> bytes:

@@ -29,6 +29,7 @@ from data_pipeline.questions.question import Question, sample  # noqa: E402
 from data_pipeline.tokenizer import Tokenizer  # noqa: E402
 from evaluation.answers import has_fact, is_exact, read_questions  # noqa: E402
 from evaluation.proportions import Proportion, mcnemar  # noqa: E402
+from evaluation.report import write_report  # noqa: E402
 from inference import SamplingOptions, generate, load_run, read_config  # noqa: E402
 from inference.asking import prompt_style  # noqa: E402
 from inference.loading import load_base  # noqa: E402
@@ -114,6 +115,7 @@ def main(argv: Sequence[str]) -> None:
     with atomic_write(run.path / ANSWERS) as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in answer_rows(questions, answers))
     write_json(run.path / RESULT, result)  # last, so that it says that all of it was written
+    write_report(run)
     show(run, result)
 
 

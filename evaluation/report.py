@@ -1,122 +1,80 @@
-"""report.html: everything about a run on one page that needs no network and no script."""
+"""report.html: everything about a run, or about several beside each other, on one page without network and script.
+
+python -m evaluation.report RUN draws it again from metrics.jsonl, samples.jsonl, config.json and summary.json, and
+python -m evaluation.report RUN RUN ... compares; neither needs the model or the data.
+"""
 
 from __future__ import annotations
 
-import base64
-import os
-import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-import torch
+import tyro
 
-from common.files import atomic_write, read_json_lines
-from common.runs import Run
-from data_pipeline.shards import Dataset
-from evaluation import plots
-from inference import LoadedRun, SamplingOptions, generate
+from common.cli import run_command
+from common.errors import UserError
+from common.files import atomic_write
+from common.runs import RUNS_ROOT, Run, find_run
+from evaluation.charts import short
+from evaluation.report_facts import gather
+from evaluation.run_comparison import compare
 
-FRESH_PROMPTS = {
-    "English, encyclopedic": "The river",
-    "Python": "def read_lines(path):\n",
-}
-FRESH_SAMPLES = 2
-FRESH_OPTIONS = SamplingOptions(max_new_tokens=150, temperature=0.8, top_k=50)
+COMPARISON = "comparison.html"
 
 
 @dataclass(frozen=True)
-class Sample:
-    title: str
-    prompt: str
-    text: str
+class ReportCommand:
+    """Draw the report of a run again, or with several runs one page that compares them."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Names below runs/, or paths; by default the newest run."""
+    out: str | None = None
+    """Where a comparison goes; by default runs/comparison.html."""
 
 
-def fresh_samples(loaded: LoadedRun) -> list[Sample]:
-    """Continuations of the fixed prompts, the same for the same checkpoint."""
-    prompts = list(FRESH_PROMPTS.values())
-    written = generate(loaded.model, loaded.tokenizer, prompts, FRESH_OPTIONS, FRESH_SAMPLES)
-    return [
-        Sample(f"{title}, sample {number + 1}", prompt, written[first + number].text)
-        for first, (title, prompt) in zip(range(0, len(written), FRESH_SAMPLES), FRESH_PROMPTS.items(), strict=True)
-        for number in range(FRESH_SAMPLES)
-    ]
+def main(argv: Sequence[str]) -> None:
+    """Parse the command line, draw, and print where. A bad flag or run ends the process with status 2."""
+    command = tyro.cli(ReportCommand, args=list(argv), prog="python -m evaluation.report")
+    if len(command.runs) > 1:
+        print(write_comparison([find_run(name) for name in command.runs], Path(command.out or RUNS_ROOT / COMPARISON)))
+        return
+    if command.out is not None:
+        raise UserError("--out is for a comparison of several runs; the report of one lies in its directory")
+    print(write_report(find_run(command.runs[0] if command.runs else None)))
 
 
-def write_report(
-    run: Run, summary: dict[str, Any], dataset: Dataset, config: dict[str, Any], samples: list[Sample]
-) -> None:
-    """Draw the curves (also kept as PNG in the run directory) and write report.html."""
-    metrics = read_json_lines(run.metrics)
-    levels = {name: float(values["loss"]) for name, values in summary["baselines"].items()}
-    images = {
-        "loss": plots.loss_curve(metrics, levels),
-        "learning_rate": plots.learning_rate_curve(metrics),
-        "throughput": plots.throughput_curve(metrics),
-    }
-    for name, image in images.items():
-        with atomic_write(run.path / f"{name}.png", "wb") as file:
-            file.write(image)
-    page = _template().render(
-        summary=summary,
-        rows=comparison(summary),
-        images={name: base64.b64encode(image).decode() for name, image in images.items()},
-        manifest=dataset.manifest,
-        samples=samples,
-        history=list(reversed(read_json_lines(run.samples))),
-        options=FRESH_OPTIONS,
-        config=flatten(config),
-        environment=environment(),
-    )
+def write_report(run: Run, summary: dict[str, Any] | None = None) -> Path:
+    """Write the page of a run into its directory.
+
+    Args:
+        summary: what summary.json holds, where that has not been written yet.
+
+    Raises:
+        UserError: config.json is missing or damaged.
+    """
+    page = _environment().get_template("report.html").render(facts=gather(run, summary))
     with atomic_write(run.report) as file:
         file.write(page)
+    return run.report
 
 
-def comparison(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the table that sets the model against the baselines, overall and for each source.
+def write_comparison(runs: Sequence[Run], path: Path) -> Path:
+    """Write the page that compares `runs` to `path`.
 
-    `change` is how far bits per byte, and so the loss, lie from the unigram's, in per cent.
+    Raises:
+        UserError: a run is named twice, or its config.json is missing or damaged.
     """
-    baselines = summary["baselines"]
-    model = {key: summary[f"val_{key}"] for key in ("loss", "perplexity", "bits_per_byte", "tokens", "bytes")}
-    scores = {"model": {**model, "per_source": summary["per_source"]}, **baselines}
-    rows = []
-    for source in (None, *summary["per_source"]):
-        reference = baselines["unigram"] if source is None else baselines["unigram"]["per_source"][source]
-        for name in ("model", "trigram", "unigram"):
-            score = scores[name] if source is None else scores[name]["per_source"][source]
-            change = None if name == "unigram" else 100 * (score["loss"] / reference["loss"] - 1)
-            rows.append({**score, "name": name, "source": source or "all", "change": change})
-    return rows
+    page = _environment().get_template("comparison.html").render(facts=compare(runs))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(page)
+    return path
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"model": {"width": 64}} as {"model.width": 64}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def environment() -> dict[str, Any]:
-    """Versions and hardware of the evaluation; no names of people, machines or directories."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "CPU cores": os.cpu_count(),
-        "torch threads": torch.get_num_threads(),
-        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-    }
-
-
-def _template() -> jinja2.Template:
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,  # samples and document sources may hold any markup
@@ -126,5 +84,27 @@ def _template() -> jinja2.Template:
     )
     environment.filters["number"] = lambda value: f"{value:,}" if value is not None else "–"
     environment.filters["fixed"] = lambda value, digits=3: f"{value:,.{digits}f}" if value is not None else "–"
-    environment.filters["size"] = lambda value: f"{value / 1e6:,.2f} MB"
-    return environment.get_template("report.html")
+    environment.filters["signed"] = lambda value, digits=3: f"{value:+,.{digits}f}" if value is not None else "–"
+    environment.filters["short"] = lambda value: short(float(value)) if value is not None else "–"
+    environment.filters["duration"] = duration
+    environment.filters["percent"] = lambda value, digits=1: f"{100 * value:.{digits}f} %" if value is not None else "–"
+    environment.filters["bounds"] = _bounds
+    return environment
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them: 42 s, 6.5 min, 3.2 h."""
+    if seconds is None:
+        return "–"
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _bounds(value: Sequence[float] | None, digits: int = 3) -> str:
+    return f"{value[0]:.{digits}f} to {value[1]:.{digits}f}" if value else "–"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -20,7 +20,7 @@ CODE = ("common", "data_pipeline", "evaluation", "inference", "model")
 def fingerprint(run: Run, checkpoint: Checkpoint, dataset: Dataset, options: dict[str, Any]) -> str:
     """sha256 of everything that the summary and the report are made from, the code included."""
     root = Path(__file__).parents[1]
-    code = sorted(file for room in CODE for file in (root / room).rglob("*") if file.suffix in (".py", ".html"))
+    code = sorted(file for room in CODE for file in (root / room).rglob("*") if file.suffix in (".py", ".html", ".css"))
     files = [
         run.config,
         run.tokenizer,
@@ -45,7 +45,7 @@ def is_up_to_date(run: Run, inputs: str) -> bool:
 def build_summary(
     loaded: LoadedRun,
     dataset: Dataset,
-    scores: dict[str, SplitScores],  # by name: packed, unigram, trigram, and what else was asked for
+    scores: dict[str, SplitScores],  # by name: packed, what other contexts were asked for, and the baselines
     baseline_tokens: int,
     options: dict[str, Any],
     inputs: str,
@@ -73,7 +73,7 @@ def build_summary(
         "val_words": packed.total.words,
         "val_word_perplexity": packed.total.word_perplexity,
         "per_source": packed.to_dict()["per_source"],
-        "baselines": {name: scores[name].to_dict() for name in ("unigram", "trigram")},
+        "baselines": {name: found.to_dict() for name, found in scores.items() if name not in CONTEXT_POLICIES},
         "baseline_training_tokens": baseline_tokens,
         "document_context": scores["document"].to_dict() if "document" in scores else None,
         "sliding_context": scores["sliding"].to_dict() if "sliding" in scores else None,

@@ -50,6 +50,7 @@ ALLOWED = {
         "inference",
         "training.config",
         "training.distribution",
+        "training.wandb_run",
         "data_pipeline.tokenizer",
         "data_pipeline.shards",
         "data_pipeline.quality.lexicon",

@@ -48,7 +48,7 @@ def test_train_evaluate_sample(project: Path) -> None:
     assert summary["val_bits_per_byte"] == pytest.approx(best["val/bits_per_byte"], rel=1e-5)
     assert summary["tokens_trained"] == best["tokens"]
     assert set(summary["per_source"]) == {"first", "second"}
-    assert set(summary["baselines"]) == {"unigram", "trigram"}
+    assert set(summary["baselines"]) == {"unigram", "bigram", "trigram", "4-gram", "5-gram", "untrained"}
     assert run.report.is_file()
 
     sampled = run_module(project, str(PROJECT / "sample.py"), "--prompt", "the model", "--max-new-tokens", "5")

@@ -1,4 +1,4 @@
-"""Unigram and Kneser-Ney trigram: normalised, and equal to a plain implementation with dictionaries."""
+"""Unigram and Kneser-Ney models: normalised, and equal to a plain implementation with dictionaries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 
 from common.errors import UserError
 from data_pipeline.shards import Shard, TokenStream
-from evaluation.baselines import Trigram, Unigram, modified_discounts, training_sample
+from evaluation.baselines import counted_nll, training_sample, unigram_nll
+from evaluation.kneser_ney import modified_discounts, ngram_nll
 
 VOCAB, EOS = 30, 0
 
@@ -24,15 +25,16 @@ def corpus(count: int = 3000, seed: int = 0) -> np.ndarray:
     return tokens.astype(np.int64)
 
 
-class PlainTrigram:
-    """Chen & Goodman's formulas word for word."""
+class PlainModel:
+    """Chen & Goodman's formulas word for word, over a ring of tokens."""
 
-    def __init__(self, tokens: list[int]) -> None:
-        padded = [EOS, EOS, *tokens]
-        trigrams = Counter(zip(padded, padded[1:], padded[2:], strict=False))
-        bigrams = Counter((b, c) for _, b, c in trigrams)  # different tokens before b c
-        unigrams = Counter((c,) for _, c in bigrams)
-        self.tables = [dict(unigrams), dict(bigrams), dict(trigrams)]
+    def __init__(self, tokens: list[int], order: int) -> None:
+        ring = [tokens[number % len(tokens)] for number in range(1 - order, len(tokens))]
+        highest = Counter(tuple(ring[start : start + order]) for start in range(len(tokens)))
+        self.tables: list[dict[tuple[int, ...], int]] = [dict(highest)]
+        while len(self.tables) < order:
+            longer = set(self.tables[0])
+            self.tables.insert(0, dict(Counter(ngram[1:] for ngram in longer)))  # different tokens before it
         self.discounts = [self.estimate(table) for table in self.tables]
         self.followers: list[dict[tuple[int, ...], list[int]]] = []
         for table in self.tables:
@@ -66,54 +68,65 @@ class PlainTrigram:
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 200, 3000])
-def test_equals_the_plain_implementation(count: int) -> None:
+def test_equals_the_plain_implementation_at_every_order(count: int) -> None:
     train, test = corpus(count), corpus(300, seed=1)
-    plain = PlainTrigram(train.tolist())
-    padded = [EOS, EOS, *test.tolist()]
-    expected = [-math.log(plain.probability(ngram)) for ngram in zip(padded, padded[1:], padded[2:], strict=False)]
-    found = Trigram.train(train, VOCAB, EOS).nll(test)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    found = ngram_nll(train, test, VOCAB, EOS, 5)
+    assert list(found) == [2, 3, 4, 5]
+    for order, nll in found.items():
+        plain = PlainModel(train.tolist(), order)
+        padded = [EOS] * (order - 1) + test.tolist()
+        expected = [-math.log(plain.probability(tuple(padded[i : i + order]))) for i in range(len(test))]
+        assert nll.dtype == np.float32
+        np.testing.assert_allclose(nll, expected, rtol=1e-5)
+
+
+def test_a_lower_highest_order_changes_nothing_below() -> None:
+    train, test = corpus(), corpus(300, seed=1)
+    found, lower = ngram_nll(train, test, VOCAB, EOS, 5), ngram_nll(train, test, VOCAB, EOS, 3)
+    for order in (2, 3):
+        np.testing.assert_array_equal(found[order], lower[order])
 
 
 @pytest.mark.parametrize("count", [1, 50, 3000])
 def test_is_a_distribution_after_every_context(count: int) -> None:
-    train = corpus(count)
-    model = Trigram.train(train, VOCAB, EOS)
-    seen = set(zip(train[:-1].tolist(), train[1:].tolist(), strict=True))
-    contexts = [(a, b) for a in range(VOCAB) for b in range(VOCAB)]
-    assert any(c in seen for c in contexts) or count == 1
-    assert any(c not in seen for c in contexts)
-    for first, second in contexts:
-        probabilities = model.distribution(first, second)
-        assert probabilities.sum() == pytest.approx(1, abs=1e-12)
-        assert probabilities.min() > 0
+    """Contexts seen in whole, in part and not at all; a stream holds each before every token of the vocabulary."""
+    train, rng = corpus(count), np.random.default_rng(2)
+    seen = [np.take(train, range(start, start + 4), mode="wrap") for start in rng.integers(0, count, 40)]
+    mixed = [np.concatenate([rng.integers(0, VOCAB, 2), context[2:]]) for context in seen]
+    contexts = np.array([*seen, *mixed, *rng.integers(0, VOCAB, (40, 4))])
+    stream = np.concatenate([np.repeat(contexts, VOCAB, axis=0), np.tile(np.arange(VOCAB), len(contexts))[:, None]], 1)
+    for order, nll in ngram_nll(train, stream.reshape(-1), VOCAB, EOS, 5).items():
+        last = np.exp(-nll.reshape(stream.shape)[:, -1].astype(np.float64)).reshape(len(contexts), VOCAB)
+        np.testing.assert_allclose(last.sum(axis=1), 1, rtol=1e-6, err_msg=f"order {order}")
+        assert last.min() > 0
 
 
-def test_distribution_is_what_streams_are_scored_with() -> None:
-    model = Trigram.train(corpus(), VOCAB, EOS)
-    assert model.nll(np.array([4]))[0] == pytest.approx(-math.log(model.distribution(EOS, EOS)[4]), rel=1e-6)
-    assert model.nll(np.array([4, 5, 6]))[2] == pytest.approx(-math.log(model.distribution(4, 5)[6]), rel=1e-6)
+def test_a_stream_begins_after_end_of_text() -> None:
+    train, test = corpus(), corpus(20, seed=1)
+    alone = ngram_nll(train, test, VOCAB, EOS, 5)
+    behind = ngram_nll(train, np.concatenate([[EOS] * 4, test]), VOCAB, EOS, 5)
+    for order, nll in alone.items():
+        np.testing.assert_array_equal(nll, behind[order][4:])
 
 
 def test_large_vocabularies_fit_the_keys() -> None:
-    vocab = (1 << 21) - 1
+    vocab = 1 << 31
     tokens = np.array([vocab - 1, vocab - 2, vocab - 1, vocab - 1, vocab - 2, vocab - 1, 3] * 3)
-    model = Trigram.train(tokens, vocab, EOS)
-    after = model.nll(np.array([vocab - 1, vocab - 2, vocab - 1]))
-    assert after[2] < 0.5 < math.log(vocab) / 4
-    with pytest.raises(UserError, match="2,097,151"):
-        Trigram.train(tokens, vocab + 1, EOS)
+    after = ngram_nll(tokens, np.array([vocab - 1, vocab - 2, vocab - 1]), vocab, EOS, 5)
+    assert after[3][2] < 0.5 < math.log(vocab) / 4
 
 
-def test_predicts_better_than_unigrams_what_has_memory() -> None:
+def test_more_context_predicts_better_what_has_memory() -> None:
     train, test = corpus(20_000), corpus(2_000, seed=1)
-    assert Trigram.train(train, VOCAB, EOS).nll(test).mean() < Unigram.train(train, VOCAB).nll(test).mean() - 0.2
+    mean = {name: nll.mean() for name, nll in counted_nll(train, test, VOCAB, EOS, 5).items()}
+    assert list(mean) == ["unigram", "bigram", "trigram", "4-gram", "5-gram"]
+    assert mean["trigram"] < mean["bigram"] - 0.1 < mean["unigram"] + 0.1
+    assert mean["trigram"] < mean["unigram"] - 0.2
 
 
 def test_unigram_adds_one() -> None:
-    model = Unigram.train(np.array([1, 1, 2]), 4)
-    np.testing.assert_allclose(np.exp(-model.nll(np.arange(4))), [1 / 7, 3 / 7, 2 / 7, 1 / 7], rtol=1e-6)
+    nll = unigram_nll(np.array([1, 1, 2]), np.arange(4), 4)
+    np.testing.assert_allclose(np.exp(-nll), [1 / 7, 3 / 7, 2 / 7, 1 / 7], rtol=1e-6)
 
 
 def test_discounts_follow_the_formula() -> None:
@@ -126,7 +139,7 @@ def test_discounts_follow_the_formula() -> None:
 
 def test_no_training_tokens_is_a_user_error() -> None:
     with pytest.raises(UserError, match="training split is empty"):
-        Trigram.train(np.empty(0, np.int64), VOCAB, EOS)
+        ngram_nll(np.empty(0, np.int64), np.array([1]), VOCAB, EOS, 5)
 
 
 def test_training_sample_reaches_over_the_whole_stream(tmp_path: Path) -> None:

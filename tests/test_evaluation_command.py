@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +16,8 @@ from inference_fixtures import HOSTILE, SOURCES, World, command, make_checkpoint
 from common.files import read_json, write_json
 from common.runs import Run
 from data_pipeline.shards import Dataset
-from evaluation import plots, report
+from evaluation import plots
+from evaluation.report_facts import comparison
 from evaluation.summary import is_up_to_date
 from inference import load_run
 
@@ -59,7 +61,15 @@ def test_summary_holds_what_scripts_rely_on(world: World) -> None:
             assert set(score) == {
                 "loss", "perplexity", "bits_per_byte", "tokens", "bytes", "words", "word_perplexity",
             }  # fmt: skip
-    assert list(summary["baselines"]) == ["unigram", "trigram"]
+    for group, predictors in summary["intervals"].items():
+        assert group in ("all", *SOURCES) and list(predictors) == ["model", *summary["baselines"]]
+        for low, high in (entry["bits_per_byte"] for entry in predictors.values()):
+            assert 0 < low <= high
+    low, high = summary["intervals"]["all"]["model"]["loss"]
+    assert low < summary["val_loss"] < high
+    assert summary["train_flops_per_token"] == loaded.model.flops_per_token()
+    assert summary["dataset"]["stages"][0]["dropped"] == {"too short": 10} and "shards" not in str(summary["dataset"])
+    assert list(summary["baselines"]) == ["unigram", "bigram", "trigram", "4-gram", "5-gram", "untrained"]
     assert summary["baselines"]["trigram"]["loss"] < summary["baselines"]["unigram"]["loss"]
     tokens = sum(score["tokens"] for score in summary["per_source"].values())
     assert tokens == summary["val_tokens"] == len(Dataset(world.data).split("val"))
@@ -106,9 +116,10 @@ def test_report_is_one_whole_page_that_loads_nothing(world: World) -> None:
     page = Page(source)
     assert page.open == []
     assert "script" not in page.tags and "link" not in page.tags and "b" in page.tags
-    assert len(page.references) == 3
-    assert all(reference.startswith("data:image/png;base64,") for reference in page.references)
+    assert all(reference.startswith("#") for reference in page.references)
     assert "url(" not in source and "@import" not in source and "http" not in source
+    identifiers = re.findall(r'id="(\w+)"', source)
+    assert {reference[1:] for reference in page.references} == set(identifiers) and page.references
     assert 'name="viewport"' in source
 
 
@@ -133,12 +144,12 @@ def test_report_shows_everything(world: World) -> None:
 
 def test_comparison_is_relative_to_the_unigram(world: World) -> None:
     summary = summary_of(world)
-    rows = {(row["source"], row["name"]): row for row in report.comparison(summary)}
-    assert len(rows) == 9
+    rows = {(row["source"], row["name"]): row for row in comparison(summary)}
+    assert next(iter(rows)) == ("all", "model")
+    assert len(rows) == 7 + 2 * 3
     unigram = summary["baselines"]["unigram"]["per_source"]["python"]
-    for name, score in (("model", summary["per_source"]), ("trigram", summary["baselines"]["trigram"]["per_source"])):
-        expected = 100 * (score["python"]["bits_per_byte"] / unigram["bits_per_byte"] - 1)
-        assert rows["python", name]["change"] == pytest.approx(expected)
+    expected = 100 * (summary["per_source"]["python"]["bits_per_byte"] / unigram["bits_per_byte"] - 1)
+    assert rows["python", "model"]["change"] == pytest.approx(expected)
     assert rows["all", "unigram"]["change"] is None
 
 
@@ -206,6 +217,8 @@ def test_mistakes_end_with_status_2_and_change_nothing(copy: World) -> None:
         (["nope"], "no run 'nope' (runs here: "),
         (["tiny", "--checkpoint", "15"], "no whole checkpoint '15' (steps there are: 10, 20)"),
         (["tiny", "--batch-tokens", "0"], "--batch-tokens 0 is too small"),
+        (["tiny", "--ngram-order", "6"], "--ngram-order 6 is not one of 2, 3, 4, 5"),
+        (["tiny", "--baseline", "nowhere", "--force"], "no run 'nowhere'"),
         (["tiny", "--presicion", "fp32"], "--precision"),
         (["lost"], "make it with: python -m data_pipeline CONFIG --out data/lost"),
         (["nameless"], "does not say what data it was trained on; name some with --data"),

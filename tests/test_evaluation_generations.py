@@ -18,10 +18,10 @@ from data_pipeline.shards import Dataset
 from evaluation.generations import (
     GenerationOptions,
     choose_pieces,
-    comparison_rows,
     continue_prompts,
     evaluate_generations,
 )
+from evaluation.report_metrics import generation_rows
 from inference import LoadedRun, load_run
 
 OPTIONS = GenerationOptions(samples=6, prompt_tokens=5, tokens=12, seed=3)
@@ -75,7 +75,7 @@ def test_measures_of_both_sides_are_comparable(world: World, loaded: LoadedRun) 
         assert side["self_bleu"]["texts"] <= 6
     # Random weights write what nobody wrote; what people wrote has words in common with what they wrote before.
     assert human["memorisation"]["longest_mean"] > model["memorisation"]["longest_mean"] + 1
-    names = [name for name, *_ in comparison_rows(summary)]
+    names = [row["name"] for row in generation_rows(summary)]
     assert "seq-rep-4" in names and "longest run of training text, most" in names
     again = evaluate_generations(loaded, Dataset(world.data), OPTIONS)
     assert again is not None and json.dumps(again[0]) == json.dumps(summary)

@@ -12,10 +12,9 @@ from common.errors import UserError
 from common.runs import RUNS_ROOT, Run
 from data_pipeline.shards import Dataset
 from data_pipeline.tokenizer import Tokenizer
-from data_pipeline.tokenizer_import import pack
 from model import Decoder, ModelConfig
 from model.adapters.attach import attach
-from model.convert.opening import architecture_of
+from model.convert.opening import architecture_of, tokenizer_of
 from model.convert.source import Source, read_config_file
 from model.convert.starting import base_decoder, start
 from training.batches import CuratedData
@@ -95,13 +94,6 @@ def make_model(config: RunConfig, source: Source | None, tokenizer: Tokenizer, d
     if config.examples.neftune_alpha:
         add_noise(model, config.examples.neftune_alpha)
     return model.to(device)
-
-
-def tokenizer_of(source: Source) -> Tokenizer:
-    """The tokenizer that belongs to some weights. Raises UserError when there is none."""
-    if source.is_theirs:
-        return Tokenizer(source.path, pack(source.path))
-    return Tokenizer(Run(source.path).tokenizer)
 
 
 def check_tokenizer(source: Source, tokenizer: Tokenizer) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from common.cli import to_dict
 from common.files import read_json_lines
@@ -41,10 +41,8 @@ HURRY = 5.0
 
 def start_wandb(job: Job, run_id: str | None) -> Wandb | None:
     """A W&B run, or None with a one-line reason. `run_id` is that of the run to go on with, if there is one."""
-    mode: str = job.config.tracking.wandb
-    if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if has_api_key() else "offline")
-    if mode in ("off", "disabled"):
+    mode = wandb_mode(job.config.tracking.wandb)
+    if mode is None:
         return None
     # Reports of its own errors would be waited for at exit, for up to half a minute when the server hangs.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -53,15 +51,23 @@ def start_wandb(job: Job, run_id: str | None) -> Wandb | None:
     except Exception as error:  # not installed, or not fit for what else is installed
         print(f"tracking: W&B cannot be used ({error}), metrics go to metrics.jsonl only", file=sys.stderr)
         return None
-    if mode == "online" and not has_api_key():
-        print("tracking: no W&B API key (log in with: wandb login), so the run is offline", file=sys.stderr)
-        mode = "offline"
     for attempt in dict.fromkeys((mode, "offline")):
         try:
             return Wandb(wandb, job, run_id, attempt)
         except Exception as error:
             print(f"tracking: W&B {attempt} did not start ({error})", file=sys.stderr)
     return None
+
+
+def wandb_mode(setting: str) -> Literal["online", "offline"] | None:
+    """ "online" or "offline" for a setting of `tracking.wandb`, None for neither. Nobody is ever asked for a key."""
+    mode = setting
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if has_api_key() else "offline")
+    if mode == "online" and not has_api_key():
+        print("tracking: no W&B API key (log in with: wandb login), so the run is offline", file=sys.stderr)
+        mode = "offline"
+    return None if mode in ("off", "disabled") else "online" if mode == "online" else "offline"
 
 
 def has_api_key() -> bool:

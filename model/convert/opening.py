@@ -13,6 +13,8 @@ from common.cli import from_dict
 from common.errors import UserError
 from common.hub import is_address
 from common.runs import Checkpoint, Run, choose_checkpoint, find_run
+from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizer_import import pack
 from model.adapters.attach import attach, merge, trained_of_base, trained_state
 from model.adapters.config import AdapterConfig, Method
 from model.adapters.fingerprint import base_fingerprint, compare_bases
@@ -50,6 +52,13 @@ def architecture_of(path: str | Path) -> ModelConfig:
     run = find_run(str(path))
     values = read_config_file(run.config)
     return from_dict(ModelConfig, values.get("model") or {}, where=f"{run.config}: model")
+
+
+def tokenizer_of(source: Source) -> Tokenizer:
+    """The tokenizer that belongs to some weights. Raises UserError when there is none."""
+    if source.is_theirs:
+        return Tokenizer(source.path, pack(source.path))
+    return Tokenizer(Run(source.path).tokenizer)
 
 
 def _is_theirs(path: str | Path) -> bool:
