@@ -243,7 +243,7 @@ def test_three_ways_of_asking_agree(layout: str, tmp_path: Path) -> None:
         }
 
     here = ask(HarnessModel(loaded, FP32))
-    there = ask("hf", pretrained=str(tmp_path / "exported"), device="cpu", dtype="float32", add_bos_token=True,
+    there = ask("hf", pretrained=str(tmp_path / "exported"), device="cpu", dtype="float32", add_bos_token=False,
                 trust_remote_code=True)  # fmt: skip
     with running(loaded, ServerOptions(slots=4)) as server:
         served = ask("local-completions", model="tiny", base_url=f"{server.url}/v1/completions",
