@@ -63,10 +63,11 @@ def read_verses(downloads: Path) -> tuple[list[Verse], Counter[str]]:
     packages = debian.find(source, downloads / "debian")
     markup: dict[Version, dict[Place, str]] = {}
     for (version, module), package in zip(MODULES.items(), packages, strict=True):
-        found = sha256_of(package.path)
+        path = Path(package.path)
+        found = sha256_of(path)
         if found != module.sha256:
-            raise UserError(f"the sha256 of {package.path} is {found}, not {module.sha256}; delete it and run again")
-        markup[version] = read_module(Path(package.path), module.versification)
+            raise UserError(f"the sha256 of {path} is {found}, not {module.sha256}; delete it and run again")
+        markup[version] = read_module(path, module.versification)
     return aligned(markup)
 
 
