@@ -24,7 +24,8 @@ from common.files import atomic_write, read_json_lines, sha256_of, write_json  #
 from common.runs import Run, find_run  # noqa: E402
 from data_pipeline.tokenizer import Tokenizer  # noqa: E402
 from evaluation.dictionary import Dictionary  # noqa: E402
-from evaluation.translation_scores import RESAMPLINGS, Scores, score  # noqa: E402
+from evaluation.resampling import RESAMPLES  # noqa: E402
+from evaluation.translation_scores import Scores, score  # noqa: E402
 from inference import SamplingOptions, generate, load_run, read_config  # noqa: E402
 from inference.loading import load_base  # noqa: E402
 from model import Decoder  # noqa: E402
@@ -97,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
         "limit": command.limit,
         "max_new_tokens": command.max_new_tokens,
         "test_sha256": sha256_of(command.data / "test.jsonl"),
-        "resamplings": RESAMPLINGS,
+        "resamplings": RESAMPLES,
         "signatures": scores.signatures,
         "systems": {name: asdict(found) for name, found in scores.systems.items()},
     }

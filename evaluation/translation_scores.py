@@ -1,14 +1,12 @@
-"""How good translations are: BLEU (Papineni et al. 2002) and chrF++ (Popović 2017), with intervals, by sacrebleu."""
+"""How good translations are: BLEU (Papineni et al. 2002) and chrF++ (Popović 2017), with intervals."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from common.errors import UserError
-
-RESAMPLINGS = 1000
+from evaluation.bleu import compare_bleu, corpus_bleu, corpus_chrf
+from evaluation.resampling import RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class SystemScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores by system, and what sacrebleu says of how they were made."""
+    """Scores by system, and how they were made, as sacrebleu writes it."""
 
     systems: dict[str, SystemScore]
     signatures: dict[str, str]
@@ -50,34 +48,25 @@ def score(systems: Mapping[str, Sequence[str]], references: Sequence[Sequence[st
         UserError: sacrebleu is not installed.
         ValueError: the numbers of sentences or of references differ.
     """
-    try:
-        from sacrebleu.metrics import BLEU, CHRF
-        from sacrebleu.significance import PairedTest
-    except ImportError as error:
-        raise UserError("BLEU needs sacrebleu: pip install -c constraints.txt -e '.[translation]'") from error
     count = len(references[0])
     if any(len(of_sentence) != count for of_sentence in references):
         raise ValueError("sentences have different numbers of references")
     if any(len(texts) != len(references) for texts in systems.values()):
         raise ValueError(f"every system must have {len(references)} translations, one a list of references")
-    streams = [[of_sentence[number] for of_sentence in references] for number in range(count)]
-    logging.getLogger("sacrebleu").setLevel(logging.ERROR)
-    ordered = [baseline, *(name for name in systems if name != baseline)]
-    named = [(name, list(systems[name])) for name in ordered]
-    metrics = {"BLEU": BLEU(references=streams[:1]), "chrF2++": CHRF(word_order=2, references=streams[:1])}
-    signatures, found = PairedTest(named, metrics, None, "bs", RESAMPLINGS)()
-    of_all = BLEU(references=streams)
-    words = BLEU(references=streams[:1])
-    results = {}
-    for name, bleu, chrf in zip(ordered, found["BLEU"], found["chrF2++"], strict=True):
-        lengths = words.corpus_score(list(systems[name]), None)
+    first = [of_sentence[:1] for of_sentence in references]
+    results, signatures = {}, {}
+    for name, texts in systems.items():
+        bleu = corpus_bleu(texts, first, resamples=RESAMPLES)
+        chrf, signatures["chrF2++"] = corpus_chrf(texts, first)
+        assert bleu.interval is not None
         results[name] = SystemScore(
-            bleu=float(bleu.score),
-            low=float(bleu.mean - bleu.ci),
-            high=float(bleu.mean + bleu.ci),
-            p=bleu.p_value,
-            all_references=of_all.corpus_score(list(systems[name]), None).score,
-            chrf=float(chrf.score),
-            length_ratio=lengths.sys_len / lengths.ref_len,
+            bleu=bleu.score,
+            low=bleu.interval.low,
+            high=bleu.interval.high,
+            p=None if name == baseline else compare_bleu(texts, systems[baseline], first, resamples=RESAMPLES).p,
+            all_references=corpus_bleu(texts, references).score,
+            chrf=chrf,
+            length_ratio=bleu.prediction_length / bleu.reference_length,
         )
-    return Scores({name: results[name] for name in systems}, {name: str(value) for name, value in signatures.items()})
+        signatures["BLEU"] = bleu.signature
+    return Scores(results, signatures)

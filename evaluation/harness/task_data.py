@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,8 @@ def write_tasks(directory: Path, sources: Sources) -> TaskFiles:
     """
     files = TaskFiles()
     documents = list(validation_documents(sources)) if sources.dataset is not None else []
-    for name, (tag, rows) in _tasks(sources, documents).items():
-        found = list(rows())
+    for name, tag, rows in _tasks(sources, documents):
+        found = list(rows)
         if not found:
             files.missing[name] = _why_missing(tag)
             continue
@@ -75,29 +75,15 @@ def write_tasks(directory: Path, sources: Sources) -> TaskFiles:
     return files
 
 
-def _tasks(
-    sources: Sources, documents: list[tuple[str, str]]
-) -> dict[str, tuple[str, Callable[[], Iterable[dict[str, Any]]]]]:
-    """Tag and rows of each task by its name."""
-    tasks: dict[str, tuple[str, Callable[[], Iterable[dict[str, Any]]]]] = {
-        "mini_perplexity": (
-            "mini_perplexity",
-            lambda: (
-                {"text": text, "language": language} for text, language in drawn(documents, sources.limit, sources.seed)
-            ),
-        )
-    }
+def _tasks(sources: Sources, documents: list[tuple[str, str]]) -> Iterator[tuple[str, str, Iterable[dict[str, Any]]]]:
+    """Name, tag and rows of each task."""
+    chosen = drawn(documents, sources.limit, sources.seed)
+    yield "mini_perplexity", "mini_perplexity", [{"text": text, "language": language} for text, language in chosen]
     for language in LANGUAGES:
-        tasks[f"mini_cloze_{language}"] = (
-            "mini_cloze",
-            lambda language=language: drawn(list(passages(documents, language)), sources.limit, sources.seed),
-        )
-        tasks[f"mini_pairs_{language}"] = (
-            "mini_pairs",
-            lambda language=language: map(asdict, minimal_pairs(language, sources.limit, sources.seed)),
-        )
-    tasks["mini_translation"] = ("mini_translation", lambda: _verses(sources))
-    return tasks
+        clozes = list(passages(documents, language))
+        yield f"mini_cloze_{language}", "mini_cloze", drawn(clozes, sources.limit, sources.seed)
+        yield f"mini_pairs_{language}", "mini_pairs", map(asdict, minimal_pairs(language, sources.limit, sources.seed))
+    yield "mini_translation", "mini_translation", _verses(sources)
 
 
 def _why_missing(tag: str) -> str:
