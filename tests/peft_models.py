@@ -78,7 +78,7 @@ class FourBits(QuantizedWeight):
 
 def quantized(model: Decoder) -> Decoder:
     """The same with all linear layers in four bits."""
-    for layer in model.modules():
+    for layer in model.blocks.modules():
         if isinstance(layer, Linear):
             layer.quantized = FourBits(quantize(layer.weight.detach()))
             layer.register_parameter("weight", None)
