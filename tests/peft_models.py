@@ -64,7 +64,7 @@ def disturb(model: Decoder, name: str = "default") -> None:
 
 def quantized(model: Decoder) -> Decoder:
     """The same with all linear layers in four bits."""
-    for layer in model.modules():
+    for layer in model.blocks.modules():
         if isinstance(layer, Linear):
             bits = Nf4Weight(*layer.weight.shape)
             bits.take(layer.weight.detach())
