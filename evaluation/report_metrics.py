@@ -15,7 +15,7 @@ GENERATION = (
     ("seq-rep-4", "repetition.seq_rep_4", "runs of four tokens that came before in the same text"),
     ("rep-w", "repetition.rep_w", "tokens that came among the last ones before them"),
     ("texts that end in a loop", "repetition.looping", "of all texts"),
-    ("compression ratio", "repetition.compression_ratio", "bytes, of those after zlib"),
+    ("compression ratio", "repetition.compression_ratio", "bytes for each one that zlib leaves"),
     ("coherence", "coherence.coherence", "how close neighbouring sentences are in meaning"),
     ("coherence, shuffled", "coherence.shuffled", "the same of sentences that do not belong together"),
     ("repeated sentences", "coherence.repetition", "sentences that are nearly the one before them"),
