@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -135,9 +136,7 @@ class HarnessModel(TemplateLM):
             context, wishes = request.args
             options = self._options(wishes)
             prompt = self.loaded.tokenizer.encode(context)[-(self.max_length - 1 - options.max_new_tokens) :]
-            engine.submit(
-                GenerationRequest(tuple(prompt), options), lambda update, number=number: receive(number, update)
-            )
+            engine.submit(GenerationRequest(tuple(prompt), options), partial(receive, number))
         with torch.no_grad(), self.precision.autocast(self.loaded.device):
             engine.run()
         for request, text in zip(requests, texts, strict=True):

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +89,8 @@ def _tasks(
         )
     }
     for language in LANGUAGES:
-        tasks[f"mini_cloze_{language}"] = (
-            "mini_cloze",
-            lambda language=language: drawn(list(passages(documents, language)), sources.limit, sources.seed),
-        )
-        tasks[f"mini_pairs_{language}"] = (
-            "mini_pairs",
-            lambda language=language: map(asdict, minimal_pairs(language, sources.limit, sources.seed)),
-        )
+        tasks[f"mini_cloze_{language}"] = ("mini_cloze", partial(_cloze, documents, language, sources))
+        tasks[f"mini_pairs_{language}"] = ("mini_pairs", partial(_pairs, language, sources))
     tasks["mini_translation"] = ("mini_translation", lambda: _verses(sources))
     return tasks
 
@@ -135,6 +130,14 @@ def passages(documents: Iterable[tuple[str, str]], language: Language) -> Iterat
                 if words <= _MOST_WORDS:
                     yield {"context": text[: match.start()].rstrip(), "word": match[1], "language": language}
                 break
+
+
+def _cloze(documents: list[tuple[str, str]], language: Language, sources: Sources) -> list[dict[str, Any]]:
+    return drawn(list(passages(documents, language)), sources.limit, sources.seed)
+
+
+def _pairs(language: Language, sources: Sources) -> list[dict[str, Any]]:
+    return [asdict(pair) for pair in minimal_pairs(language, sources.limit, sources.seed)]
 
 
 def _verses(sources: Sources) -> list[dict[str, Any]]:
