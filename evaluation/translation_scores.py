@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from evaluation.bleu import compare_bleu, corpus_bleu, corpus_chrf
 from evaluation.resampling import RESAMPLES

@@ -8,7 +8,6 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +121,6 @@ def passages(documents: Iterable[tuple[str, str]], language: Language) -> Iterat
                 if words <= _MOST_WORDS:
                     yield {"context": text[: match.start()].rstrip(), "word": match[1], "language": language}
                 break
-
-
-def _cloze(documents: list[tuple[str, str]], language: Language, sources: Sources) -> list[dict[str, Any]]:
-    return drawn(list(passages(documents, language)), sources.limit, sources.seed)
-
-
-def _pairs(language: Language, sources: Sources) -> list[dict[str, Any]]:
-    return [asdict(pair) for pair in minimal_pairs(language, sources.limit, sources.seed)]
 
 
 def _verses(sources: Sources) -> list[dict[str, Any]]:
