@@ -162,7 +162,7 @@ def show(run: Run, result: dict[str, Any], scores: Scores) -> None:
     table = Table(
         title=f"{run.name}, step {result['checkpoint_step']}: {result['verses']} verses", title_justify="left"
     )
-    table.add_column("translation")
+    table.add_column("translation", no_wrap=True)
     for name in ("BLEU (95 %)", "all references", "chrF++", "length", "p"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, found in scores.systems.items():

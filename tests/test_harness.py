@@ -152,6 +152,16 @@ def test_our_tasks_are_scored(world: World, capsys: pytest.CaptureFixture[str]) 
     assert "subject and verb" in written.out and "mini_cloze_es" in written.err
 
 
+def test_translations_are_scored(world: World) -> None:
+    rows = [{"prompt": text[:9], "references": [text[9:40], "x"]} for _, text in documents()[:4]]
+    verses = world.root / "verses.jsonl"
+    verses.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run_it("tiny", "--tasks", "mini_translation", "--verses", str(verses), "--device", "cpu") == 0
+    found = json.loads((world.run / "harness.json").read_text())["tasks"]["mini_translation"]
+    assert found["asked"] == 4 and set(found["metrics"]) == {"bleu", "chrf++"}
+    assert 0 < found["metrics"]["chrf++"]["value"] < 100
+
+
 def wikitext_words(text: str) -> int:
     """White space at the end counts as the border of one more word there."""
     return len(re.split(r"\s+", text))
