@@ -24,6 +24,7 @@ from common.files import atomic_write, read_json_lines, sha256_of, write_json  #
 from common.runs import Run, find_run  # noqa: E402
 from data_pipeline.tokenizer import Tokenizer  # noqa: E402
 from evaluation.dictionary import Dictionary  # noqa: E402
+from evaluation.report import write_report  # noqa: E402
 from evaluation.resampling import RESAMPLES  # noqa: E402
 from evaluation.translation_scores import Scores, score  # noqa: E402
 from inference import SamplingOptions, generate, load_run, read_config  # noqa: E402
@@ -107,6 +108,7 @@ def main(argv: Sequence[str]) -> None:
             written = {name: texts[number] for name, texts in systems.items()}
             file.write(json.dumps({**row, "translations": written}, ensure_ascii=False) + "\n")
     write_json(run.path / RESULT, result)  # last, so that it says that all of it was written
+    write_report(run)
     show(run, result, scores)
 
 

@@ -24,6 +24,7 @@ from common.runs import Run, find_run  # noqa: E402
 from data_pipeline.shards import Dataset  # noqa: E402
 from evaluation.harness.task_data import Sources, TaskFiles, write_tasks  # noqa: E402
 from evaluation.proportions import Proportion  # noqa: E402
+from evaluation.report import write_report  # noqa: E402
 from inference import LoadedRun, load_run  # noqa: E402
 from model.device import DeviceName, Precision, PrecisionName, choose_precision  # noqa: E402
 
@@ -96,6 +97,7 @@ def main(argv: Sequence[str]) -> None:
         "tasks": {name: task_result(name, found) for name in found["results"]},
     }
     write_json(run.path / RESULT, result)
+    write_report(run)
     show(run, result)
 
 
