@@ -106,7 +106,7 @@ class _Scale:
         begin = low_x + OPENING * (high_x - low_x)
         # The first values of a run are far above all others, and would press them flat.
         settled = [y for points in lines for x, y in points if x >= begin or len(points) < MANY] + list(levels)
-        low_y, high_y = min(settled), max(settled)
+        low_y, high_y = min([*(y for points in lines for _, y in points), *levels]), max(settled)
         if log and low_y > 0:
             margin = max(0.04 * math.log(high_y / low_y), 0.02)
             return _Scale(low_x, high_x, low_y * math.exp(-margin), high_y * math.exp(margin), True)

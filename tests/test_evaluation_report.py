@@ -199,6 +199,9 @@ def test_a_long_curve_may_leave_the_picture_in_its_opening_only() -> None:
     assert line[0][1] < 0 and all(0 < y < 220 for _, y in line[1:])
     (line,) = drawn(Chart("", "", "", [Line("", falling[:10])]).svg)
     assert all(0 < y < 220 for _, y in line)
+    rising = [(step, 4 - value) for step, value in falling]
+    (line,) = drawn(Chart("", "", "", [Line("", [(0.0, 0.1), *rising[1:]])]).svg)
+    assert all(0 < y < 198 for _, y in line), "only upwards: below is the axis"
 
 
 def test_a_logarithmic_axis_puts_factors_at_equal_distances() -> None:
