@@ -18,6 +18,7 @@ from common.cli import from_dict, load_config, parse_command, to_dict
 from common.errors import UserError
 from common.files import read_json, sha256_of, write_json
 from common.runs import Run
+from data_pipeline.translation.config import TranslationConfig
 from model import Decoder, ModelConfig
 from model.adapters.config import AdapterConfig
 from train import TrainCommand
@@ -184,7 +185,10 @@ def test_configs_split_over_the_processes_that_the_readme_names(name: str, proce
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "configs" / "data").glob("*.py")), ids=lambda path: path.stem)
 def test_every_data_config_loads(path: Path) -> None:
-    if "QuestionsConfig" in path.read_text(encoding="utf-8"):
+    text = path.read_text(encoding="utf-8")
+    if "TranslationConfig" in text:
+        load_config(path, TranslationConfig)
+    elif "QuestionsConfig" in text:
         data_pipeline.questions.config.check(load_config(path, data_pipeline.questions.config.QuestionsConfig))
     else:
         data_pipeline.config_checks.check(load_config(path, data_pipeline.config.DataConfig))
