@@ -14,11 +14,11 @@ from tiny import PROJECT, read_metrics, run_train
 import data_pipeline.config
 import data_pipeline.config_checks
 import data_pipeline.questions.config
+import data_pipeline.translation.config
 from common.cli import from_dict, load_config, parse_command, to_dict
 from common.errors import UserError
 from common.files import read_json, sha256_of, write_json
 from common.runs import Run
-from data_pipeline.translation.config import TranslationConfig
 from model import Decoder, ModelConfig
 from model.adapters.config import AdapterConfig
 from train import TrainCommand
@@ -187,7 +187,7 @@ def test_configs_split_over_the_processes_that_the_readme_names(name: str, proce
 def test_every_data_config_loads(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if "TranslationConfig" in text:
-        load_config(path, TranslationConfig)
+        data_pipeline.translation.config.check(load_config(path, data_pipeline.translation.config.TranslationConfig))
     elif "QuestionsConfig" in text:
         data_pipeline.questions.config.check(load_config(path, data_pipeline.questions.config.QuestionsConfig))
     else:
