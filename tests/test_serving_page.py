@@ -122,11 +122,18 @@ def test_completion_with_probabilities(page: Page) -> None:
 
 def test_stop(page: Page, server: Running) -> None:
     page.page.check("input[value=completion]", force=True)
-    page.fill(max_tokens=1000, temperature=1)
-    page.page.fill("#input", "The ")
+    page.fill(max_tokens=1000, temperature=0)
+    page.page.fill("#input", "The river")
+    # With the first token, and in the page itself: from out here the text would be whole before the click.
+    page.page.evaluate(
+        """new MutationObserver((_, watch) => {
+            if (!document.querySelector(".token")) return;
+            watch.disconnect();
+            document.getElementById("stop").click();
+        }).observe(document.getElementById("log"), { childList: true, subtree: true })"""
+    )
     page.page.click("#send")
     page.page.wait_for_selector(".token")
-    page.page.click("#stop")
     page.wait_until_written()
     assert "stopped" in (page.page.text_content(".turn") or "")
     wait_for(lambda: server.idle)
