@@ -262,7 +262,8 @@ def test_the_load_test_agrees_with_the_server(run: Path, tmp_path: Path, capsys:
     finished, left = found["server_finished"], found["statuses"].get("left in the middle", 0)
     first = found["first_tokens"]
     assert 0 < first["clients"] <= first["server"] <= first["clients"] + finished["abort"]  # some leave just then
-    assert finished["stop"] + finished["length"] >= found["statuses"]["200"] > 0 and finished["abort"] >= left > 0
+    assert finished["stop"] + finished["length"] >= found["statuses"]["200"] > 0
+    assert finished["abort"] > 0 and sum(finished.values()) >= found["statuses"]["200"] + left  # some leave too late
     assert found["tokens"]["server"] > found["tokens"]["clients_in_whole_texts"]
     assert found["faults"] == [] and len(found["memory_mb"]) >= 10
     assert "time to first token p95" in capsys.readouterr().out
