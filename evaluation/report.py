@@ -17,6 +17,7 @@ import tyro
 from common.cli import run_command
 from common.errors import UserError
 from common.files import atomic_write
+from common.pages import page_loader
 from common.runs import RUNS_ROOT, Run, find_run
 from evaluation.charts import short
 from evaluation.report_facts import gather
@@ -76,7 +77,7 @@ def write_comparison(runs: Sequence[Run], path: Path) -> Path:
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=page_loader(Path(__file__).parent / "templates"),
         autoescape=True,  # samples and document sources may hold any markup
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

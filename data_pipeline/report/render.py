@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 
 from common.files import atomic_write, read_json, sha256_of, write_json
+from common.pages import page_loader
 from data_pipeline.code_identity import code_of
 from data_pipeline.report import card, figures
 from data_pipeline.report.facts import Facts, gather
@@ -96,7 +97,7 @@ def draw(facts: Facts) -> dict[str, bytes]:
 
 def _environment(escape: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        loader=page_loader(_TEMPLATES),
         autoescape=escape,  # texts, ids and names may hold any markup
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
