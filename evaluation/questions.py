@@ -22,7 +22,6 @@ from rich.progress import track  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from common.cli import run_command  # noqa: E402
-from common.errors import UserError  # noqa: E402
 from common.files import atomic_write, sha256_of, write_json  # noqa: E402
 from common.runs import Run, find_run  # noqa: E402
 from data_pipeline.questions.question import Question, sample  # noqa: E402
@@ -30,11 +29,10 @@ from data_pipeline.tokenizer import Tokenizer  # noqa: E402
 from evaluation.answers import has_fact, is_exact, read_questions  # noqa: E402
 from evaluation.proportions import Proportion, mcnemar  # noqa: E402
 from evaluation.report import write_report  # noqa: E402
-from inference import SamplingOptions, generate, load_run, read_config  # noqa: E402
+from evaluation.tuned_and_base import BothOptions, write_with_both  # noqa: E402
+from inference import SamplingOptions, generate  # noqa: E402
 from inference.asking import prompt_style  # noqa: E402
-from inference.loading import load_base  # noqa: E402
 from model import Decoder  # noqa: E402
-from model.device import DeviceName  # noqa: E402
 
 RESULT, ANSWERS = "questions.json", "questions.jsonl"
 MEASURES = {"fact": "right fact", "exact": "exact match"}
@@ -55,28 +53,13 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class QuestionsCommand:
+class QuestionsCommand(BothOptions):
     """Ask a fine-tuned run and its base the held-out questions, and compare their answers with the right ones."""
 
     run: tyro.conf.Positional[str]
     """Name below runs/, or path, of the run."""
     held_out: tyro.conf.Positional[Path]
     """The held_out.jsonl that `python -m data_pipeline` wrote beside the training file."""
-    limit: int | None = None
-    """Ask at most so many, drawn from all of them, always the same ones."""
-    max_new_tokens: int = 64
-    """Cut an answer after this many tokens."""
-    base: bool = True
-    """Ask the model that the run began with as well."""
-    checkpoint: str = "best"
-    """Of the run: "best" (lowest validation loss), "last", or a step."""
-    device: DeviceName = "auto"
-    """Where to compute."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("limit", self.limit), ("max-new-tokens", self.max_new_tokens)):
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value} is too small: it must be at least 1")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -86,23 +69,15 @@ def main(argv: Sequence[str]) -> None:
     questions = sample(questions, command.limit, seed=0)
     run = find_run(command.run)
     style = prompt_style(run)
-    loaded = load_run(run, command.checkpoint, command.device)
-    prompts = [style.ids(loaded.tokenizer, question.question, question.input) for question in questions]
-    answers = {"tuned": ask(loaded.model, loaded.tokenizer, prompts, questions, command.max_new_tokens)}
-    tokenizer, step = loaded.tokenizer, loaded.checkpoint.step
-    del loaded  # two models at once may not fit
-    without_base = "not asked for"
-    if command.base:
-        try:
-            base = load_base(run, command.device)
-            answers["base"] = ask(base, tokenizer, prompts, questions, command.max_new_tokens)
-        except UserError as error:
-            without_base = str(error)
+
+    def answer(model: Decoder, tokenizer: Tokenizer) -> list[Answered]:
+        prompts = [style.ids(tokenizer, question.question, question.input) for question in questions]
+        return ask(model, tokenizer, prompts, questions, command.max_new_tokens)
+
+    both = write_with_both(run, command, answer)
+    answers = {"tuned": both.tuned} | ({} if both.base is None else {"base": both.base})
     result = {
-        "run": run.name,
-        "checkpoint_step": step,
-        "base": read_config(run).get("start_from") if "base" in answers else None,
-        "without_base": None if "base" in answers else without_base,
+        **both.record,
         "file": str(command.held_out),
         "file_sha256": sha256_of(command.held_out),
         "limit": command.limit,

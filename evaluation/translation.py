@@ -27,10 +27,9 @@ from evaluation.dictionary import Dictionary  # noqa: E402
 from evaluation.report import write_report  # noqa: E402
 from evaluation.resampling import RESAMPLES  # noqa: E402
 from evaluation.translation_scores import Scores, score  # noqa: E402
-from inference import SamplingOptions, generate, load_run, read_config  # noqa: E402
-from inference.loading import load_base  # noqa: E402
+from evaluation.tuned_and_base import BothOptions, write_with_both  # noqa: E402
+from inference import SamplingOptions, generate  # noqa: E402
 from model import Decoder  # noqa: E402
-from model.device import DeviceName  # noqa: E402
 
 RESULT, TRANSLATIONS = "translation.json", "translations.jsonl"
 COPY, DICTIONARY, UNTUNED, TUNED, HUMAN = (
@@ -41,8 +40,8 @@ _FIELDS = ("prompt", "source", "references")
 console = Console(stderr=True, highlight=False, markup=False)
 
 
-@dataclass(frozen=True)
-class TranslationCommand:
+@dataclass(frozen=True, kw_only=True)
+class TranslationCommand(BothOptions):
     """Translate held-out verses with a fine-tuned run, always with the likeliest token, and compare with what a
     dictionary, the base and another human translation are worth."""
 
@@ -50,21 +49,8 @@ class TranslationCommand:
     """Name below runs/, or path, of the run."""
     data: Path = Path("data/translation_es_en")
     """Directory with train.jsonl and test.jsonl, written by `python -m data_pipeline`."""
-    limit: int | None = None
-    """Translate at most so many verses, drawn from all of them, always the same ones."""
     max_new_tokens: int = 128
     """Cut a translation after this many tokens."""
-    base: bool = True
-    """Translate with the model that the run began with as well."""
-    checkpoint: str = "best"
-    """Of the run: "best" (lowest validation loss), "last", or a step."""
-    device: DeviceName = "auto"
-    """Where to compute."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("limit", self.limit), ("max-new-tokens", self.max_new_tokens)):
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value} is too small: it must be at least 1")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -75,26 +61,17 @@ def main(argv: Sequence[str]) -> None:
     test = _drawn(test, command.limit)
     sources = [row["source"] for row in test]
     systems = {COPY: sources, DICTIONARY: word_by_word(train, test)}
-    loaded = load_run(run, command.checkpoint, command.device)
-    tokenizer, step = loaded.tokenizer, loaded.checkpoint.step
-    tuned = translate(loaded.model, tokenizer, test, command.max_new_tokens)
-    del loaded  # two models at once may not fit
-    without_base = "not asked for"
-    if command.base:
-        try:
-            base = load_base(run, command.device)
-            systems[UNTUNED] = translate(base, tokenizer, test, command.max_new_tokens)
-        except UserError as error:
-            without_base = str(error)
-    systems[TUNED] = tuned
+    both = write_with_both(
+        run, command, lambda model, tokenizer: translate(model, tokenizer, test, command.max_new_tokens)
+    )
+    if both.base is not None:
+        systems[UNTUNED] = both.base
+    systems[TUNED] = both.tuned
     if all(len(row["references"]) > 1 for row in test):
         systems[HUMAN] = [row["references"][1] for row in test]
     scores = score(systems, [row["references"] for row in test], baseline=DICTIONARY)
     result = {
-        "run": run.name,
-        "checkpoint_step": step,
-        "base": read_config(run).get("start_from") if UNTUNED in systems else None,
-        "without_base": None if UNTUNED in systems else without_base,
+        **both.record,
         "verses": len(test),
         "limit": command.limit,
         "max_new_tokens": command.max_new_tokens,

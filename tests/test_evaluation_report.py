@@ -21,6 +21,7 @@ from evaluation.charts import Chart, Interval, Line, interval_chart, log_ticks, 
 from evaluation.report import duration, write_comparison, write_report
 from evaluation.report_facts import gather, verdict
 from evaluation.run_comparison import compare
+from evaluation.translation import COPY, TUNED
 
 MODULE = "evaluation.report"
 
@@ -103,10 +104,12 @@ def test_tasks_and_translations_are_shown_where_there_are_any(world: World, tmp_
     tasks = {"mini_pairs": {"asked": 136, "metrics": {"acc": accuracy, "bits": {"value": 1.9, "stderr": None}}}}
     write_json(run / "harness.json", {"tasks": tasks})
     system = {"bleu": 12.34, "low": 11.0, "high": 13.5, "chrf": 34.5, "length_ratio": 0.98}
-    write_json(run / "translation.json", {"verses": 773, "systems": {"copy": {**system, "bleu": 0.2}, "tuned": system}})
-    text = " ".join(page_of(write_report(Run(run))).text.split())
+    write_json(run / "translation.json", {"verses": 773, "systems": {COPY: {**system, "bleu": 0.2}, TUNED: system}})
+    page = write_report(Run(run))
+    text = " ".join(page_of(page).text.split())
     for expected in ("mini_pairs136acc0.625", "0.541 to 0.702", "bits1.900", "773 held-out", "11.0 to 13.5"):
         assert expected in text, expected
+    assert f'<tr class="strong"><td>{TUNED}</td><td>12.3</td>' in page.read_text(encoding="utf-8")
 
 
 def test_the_table_of_baselines_says_what_is_more_than_chance(world: World) -> None:

@@ -154,6 +154,20 @@ def test_a_step_gives_the_logits_that_are_asked_for() -> None:
         step([[VOCAB], []], whole, last_only=True)
 
 
+@pytest.mark.parametrize("bits", [None, "int8"])
+def test_rows_without_ids_change_nothing(bits: Bits | None) -> None:
+    """As a draft has them, of which few rows are asked: more outputs than tokens, and one of them of the same token."""
+    model = tiny_model()
+    if bits is not None:
+        quantize(model, bits)
+    step = NativeStep(model)
+
+    def logits(ids: list[list[int]]) -> Tensor:
+        return step(ids, KVCache(model.config, len(ids), 8, model.device, torch.float32), last_only=True)
+
+    assert torch.equal(logits([[], [5], *[[]] * 40])[1], logits([[5]])[0])
+
+
 def test_weights_are_read_where_they_lie() -> None:
     model = tiny_model()
     step = NativeStep(model)

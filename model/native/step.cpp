@@ -288,14 +288,14 @@ static void run_layer(const Model &model, const Pass &pass, int64_t number, Buff
 }
 
 static void write_logits(const Model &model, const Pass &pass, Buffers &buffers) {
-    // The wanted tokens move to the front, where none of them overtakes another.
     Inputs inputs = buffers.inputs(pass.outputs, model.width);
 #pragma omp single
     for (int64_t output = 0; output < pass.outputs; ++output) {
-        float *x = &buffers.x[pass.wanted[output] * model.width];
+        const float *x = &buffers.x[pass.wanted[output] * model.width];
         const float *added = &buffers.added[pass.wanted[output] * model.width];
-        for (int64_t place = 0; place < model.width; ++place) x[place] += added[place];
-        normalise(model, model.final_norm, x, inputs.values + output * model.width);
+        float *to = inputs.values + output * model.width;
+        for (int64_t place = 0; place < model.width; ++place) to[place] = x[place] + added[place];
+        normalise(model, model.final_norm, to, to);
         if (is_quantised(model.head)) quantise(inputs, output);
     }
     product(model.head, inputs, pass.logits);
@@ -313,7 +313,7 @@ static void write_logits(const Model &model, const Pass &pass, Buffers &buffers)
 }
 
 extern "C" void step(const Model *model, const Pass *pass, int64_t threads) {
-    Buffers buffers(*model, pass->tokens);
+    Buffers buffers(*model, std::max(pass->tokens, pass->outputs));  // a row without ids has an output too
 #pragma omp parallel num_threads(threads)
     {
         embed(*model, *pass, buffers);
