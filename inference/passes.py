@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from model import Decoder, KVCache
+from model.adapters.attach import active_names
 from model.native.library import is_built
 from model.native.step import NativeStep, reason_against
 
@@ -54,8 +55,9 @@ def wants_native(model: Decoder, setting: Compile, tokens: int) -> bool:
     Raises:
         UserError: with "on", when that cannot be.
     """
-    if setting == "on" and (reason := reason_against(model)):
+    adapted = bool(active_names(model))
+    if setting == "on" and (reason := "an adapter is active" if adapted else reason_against(model)):
         raise UserError(f"--compile on is not possible for this model: {reason}; leave it out")
     if setting == "auto":
-        return model.embedding.quantized is not None or tokens >= LONG or is_built()
+        return not adapted and (model.embedding.quantized is not None or tokens >= LONG or is_built())
     return setting == "on"

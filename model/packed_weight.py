@@ -40,10 +40,8 @@ class PackedWeight(QuantizedWeight):
         self.register_buffer("scales", None, persistent=False)
 
     def take(self, weight: Tensor) -> None:
-        if not weight.isfinite().all():
-            raise UserError("the weight is not finite; the model has diverged")
         if self.bits == "bf16":
-            self.codes = weight.bfloat16()
+            self.codes = checked(weight).bfloat16()
         elif self.bits == "int8":
             codes, scales = round_to_int8(padded(weight))
             # (blocks, lanes, groups, steps, 4) -> (blocks, groups, steps, lanes, 4)
@@ -152,10 +150,17 @@ class TorchInt4(TorchInt8):
         return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.codes, GROUP, self.scales)
 
 
+def checked(weight: Tensor) -> Tensor:
+    """`weight` itself. Raises UserError when it is not finite."""
+    if not weight.isfinite().all():
+        raise UserError("the weight is not finite; the model has diverged")
+    return weight
+
+
 def padded(weight: Tensor) -> Tensor:  # (rows, columns) -> (blocks * 16, groups, 32)
-    """With zeros to whole blocks and groups."""
+    """With zeros to whole blocks and groups. Raises UserError when it is not finite."""
     rows, columns = weight.shape
-    return F.pad(weight.float(), (0, -columns % GROUP, 0, -rows % LANES)).unflatten(1, (-1, GROUP))
+    return F.pad(checked(weight).float(), (0, -columns % GROUP, 0, -rows % LANES)).unflatten(1, (-1, GROUP))
 
 
 def round_to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:  # (rows, groups, inputs)

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import Request
 
 from inference import Engine, GenerationRequest, LoadedRun, SamplingOptions
-from inference.passes import Compile, wants_native
+from inference.passes import LONG, Compile, wants_native
 from model.quantization import Bits, quantize
 from serving.answers import Timings, Usage
 from serving.errors import ApiError
@@ -66,7 +66,7 @@ class Service:
         self.started = int(time.time())
         if bits is not None:  # behind the adapters, which know their base by its weights
             quantize(loaded.model, bits)
-        native = wants_native(loaded.model, compiled, options.max_tokens)
+        native = wants_native(loaded.model, compiled, LONG)
         engine = Engine(loaded, slots=options.slots, native=native)
         self.metrics.watch(engine)
         self.thread = ModelThread(engine, options.slots + options.max_waiting, self.metrics)

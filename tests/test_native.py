@@ -227,3 +227,25 @@ def test_the_library_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     path = library.build()
     monkeypatch.setattr(library.subprocess, "run", None)
     assert library.build() == path and ctypes.CDLL(str(path)).step
+
+
+def test_a_directory_that_others_write_into_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    built = library.build()
+    assert library.build() == built
+    built.parent.chmod(0o777)
+    with pytest.raises(UserError, match="others may write into"):
+        library.build()
+
+
+def test_without_a_home_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    library.library.cache_clear()
+    try:
+        assert not library.is_built() and not library.available()
+    finally:
+        library.library.cache_clear()

@@ -57,7 +57,10 @@ def test_nothing_is_left_in_fp32() -> None:
     assert 0.14 < sizes["int4"] < 0.2  # the head is in int8
 
 
-def test_weights_that_are_not_finite_are_refused() -> None:
+@pytest.mark.parametrize("compiler", [True, False])
+def test_weights_that_are_not_finite_are_refused(compiler: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiler:
+        monkeypatch.setattr(library, "available", lambda: False)
     model = tiny_model()
     with torch.no_grad():
         model.blocks[1].mlp.down.weight[3, 4] = torch.nan

@@ -48,7 +48,7 @@ def library() -> ctypes.CDLL | None:
     """The library, built if need be; None where that is impossible."""
     try:
         loaded = ctypes.CDLL(str(build()))
-    except (UserError, OSError) as error:
+    except (UserError, OSError, RuntimeError) as error:  # the last where there is no home directory
         print(f"native kernels: none, {error}; PyTorch's own take their place", file=sys.stderr)
         return None
     loaded.multiply.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
@@ -59,7 +59,10 @@ def library() -> ctypes.CDLL | None:
 def is_built() -> bool:
     """Whether `library` would find it ready."""
     command = compile_command()
-    return command is not None and built_path(command).exists()
+    try:
+        return command is not None and built_path(command).exists()
+    except RuntimeError:  # there is no home directory
+        return False
 
 
 def build() -> Path:
@@ -71,9 +74,14 @@ def build() -> Path:
     if command is None:
         raise UserError("there is no C++ compiler here (g++ or clang++; or name one in CXX)")
     path = built_path(command)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    place = path.parent.stat()
+    if hasattr(os, "getuid") and (place.st_uid != os.getuid() or place.st_mode & 0o022):
+        raise UserError(
+            f"others may write into {path.parent}, so what lies there is not run; name another place in XDG_CACHE_HOME"
+        )
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:  # processes that build at a time do not meet
         made = Path(scratch) / path.name
         try:
@@ -109,7 +117,11 @@ def _cpu() -> list[str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    return [platform.machine(), platform.processor(), *sorted({line for line in lines if "flags" in line})]
+    return [
+        platform.machine(),
+        platform.processor(),
+        *sorted({line for line in lines if line.startswith(("flags", "Features", "CPU part"))}),
+    ]
 
 
 def matrix(kind: str, weights: Tensor, shape: torch.Size, scales: Tensor | None, bias: Tensor | None) -> Matrix:
