@@ -154,10 +154,13 @@ class BudgetConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """When the whole validation split is scored and samples are written."""
+    """When the validation split is scored and samples are written."""
 
     every: int = 250
     """Steps between validations; the last step is always validated."""
+    tokens: int | None = None
+    """Score about so many tokens, in rows spread evenly over the split; unset scores all. `python -m evaluation` always
+    scores all."""
     at_start: bool = False
     """Validate and sample before the first step as well."""
     patience: int | None = None

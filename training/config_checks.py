@@ -36,6 +36,7 @@ def _check_ranges(config: RunConfig) -> None:
         "batch.examples_per_step": config.batch.examples_per_step,
         "batch.micro_batch_size": config.batch.micro_batch_size,
         "validation.every": config.validation.every,
+        "validation.tokens": config.validation.tokens,
         "validation.patience": config.validation.patience,
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep": config.checkpoint.keep,

@@ -158,9 +158,10 @@ class Journal:
         """None where nothing is held out, or where it was interrupted."""
         if job.data.validation is None:
             return None
+        split = job.data.validation.thinned(job.config.validation.tokens)
         with uncompiled(), self._final_weights(job):
             return validate(
-                *(job.model, job.data.validation, job.world, job.device, job.precision, job.split.micro_batch),
+                *(job.model, split, job.world, job.device, job.precision, job.split.micro_batch),
                 lambda: self.stop.asked,
             )
 
