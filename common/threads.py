@@ -27,6 +27,9 @@ def bind_threads() -> None:
     if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1 and "OMP_NUM_THREADS" not in os.environ:
         os.environ.setdefault("OMP_PROC_BIND", "true")
         os.environ.setdefault("OMP_PLACES", "cores")
+    # The first OpenMP library to be loaded binds the main thread, and a second one, such as that in SentencePiece's
+    # wheel, finds one core left. So PyTorch's is the first.
+    import torch  # noqa: F401
 
 
 def unbind() -> None:

@@ -44,6 +44,8 @@ torch.ones(300, 300) @ torch.ones(300, 300)
 print(len(os.sched_getaffinity(0)))
 """
 
+COMMANDS = ("train", "sample", "serve", "evaluation.__main__", "evaluation.questions", "benchmarks.worker")
+
 several_cores = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores, and Linux"
 )
@@ -82,3 +84,11 @@ def test_a_benchmark_worker_has_all_cores(monkeypatch: pytest.MonkeyPatch) -> No
     cores = set().union(*(os.sched_getaffinity(thread) for thread in threads))
     worker.close()
     assert cores == given
+
+
+@several_cores
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_command_computes_on_all_cores(module: str) -> None:
+    program = f"import {module}, os, torch; print(torch.get_num_threads(), {len(os.sched_getaffinity(0))})"
+    threads, cores = affinities(program)
+    assert threads == cores
