@@ -6,6 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+# One thread everywhere: the workers of a parallel test run share the cores, and what runs in this process must equal
+# what runs in a subprocess bit for bit. Said before our commands are imported, which would bind this process.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "passive"  # the few that have two threads must not spin on a core that others need
+
 import pytest
 import torch
 from hypothesis import settings
@@ -16,11 +21,7 @@ from tuning import make_base
 from data_pipeline.config import DataConfig
 from data_pipeline.pipeline import curate
 
-# One thread everywhere: the workers of a parallel test run share the cores, and what runs in this process must equal
-# what runs in a subprocess bit for bit.
-os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-os.environ["OMP_WAIT_POLICY"] = "passive"  # the few that have two threads must not spin on a core that others need
 
 # transformers copies the code of a model that it loads; not into the cache of whoever runs the tests.
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="modules_")
