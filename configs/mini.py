@@ -12,7 +12,7 @@ config = RunConfig(
     data=DataConfig(directory="data/mini"),
     batch=BatchConfig(tokens_per_step=65_536, micro_batch_size=8),
     optimizer=OptimizerConfig(
-        lr=0.02, embedding_lr=0.01, head_lr=0.01, scalar_lr=0.01, beta1=0.8, eps=1e-6, momentum_warmup=0.3
+        lr=0.02, embedding_lr=0.01, head_lr=0.01, scalar_lr=0.01, beta1=0.8, eps=1e-5, momentum_warmup=0.3
     ),
     schedule=ScheduleConfig(kind="wsd", warmup=0.02, cooldown=0.5, final=0.05),
     budget=BudgetConfig(tokens=400_000_000),  # four epochs of about 100M tokens
