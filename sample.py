@@ -68,7 +68,7 @@ class SampleCommand(SamplingOptions):
     speculate_tokens: int = 5
     """Tokens proposed at a time, at most."""
     quantize: Bits | None = None
-    """Keep the weights in bf16, int8 or int4, which on a CPU is two to six times as fast and costs some accuracy."""
+    """Keep the weights in bf16, int8 or int4, which on a CPU is two to five times as fast and costs some accuracy."""
     compile: Compile = "auto"
     """Write by a step that is compiled for this CPU, once, in seconds: always, never, or where that is repaid."""
     device: DeviceName = "auto"

@@ -42,7 +42,7 @@ class ServeCommand(ServerOptions):
     allowed_hosts: tuple[str, ...] = ()
     """Names besides localhost by which clients may address a server that listens there, behind a proxy."""
     quantize: Bits | None = None
-    """Keep the weights in bf16, int8 or int4, which on a CPU is two to six times as fast and costs some accuracy."""
+    """Keep the weights in bf16, int8 or int4, which on a CPU is two to five times as fast and costs some accuracy."""
     compile: Compile = "auto"
     """Write by a step that is compiled for this CPU, once, before the server starts; "off" does without."""
     device: DeviceName = "auto"

@@ -126,6 +126,7 @@ def _cpu() -> list[str]:
 
 def matrix(kind: str, weights: Tensor, shape: torch.Size, scales: Tensor | None, bias: Tensor | None) -> Matrix:
     """Points at tensors on the CPU, which must be kept as long as it is used."""
+    assert bias is None or bias.dtype == torch.float32
     pointers = [None if tensor is None else tensor.data_ptr() for tensor in (weights, scales, bias)]
     return Matrix(*pointers, *shape, KINDS.index(kind))
 

@@ -123,15 +123,17 @@ class NativeStep:
     def _matrix(self, layer: Linear | Embedding) -> Matrix:
         matrix = as_matrix(layer)
         assert matrix is not None
-        self._kept.append(layer.weight if layer.quantized is None else layer.quantized)
+        self._kept.extend(tensor.detach() for tensor in itertools.chain(layer.parameters(), layer.buffers()))
         return matrix
 
     def _norm(self, norm: Norm | None) -> _Norm:
         return _Norm() if norm is None else _Norm(self._pointer(norm.weight), self._pointer(norm.bias))
 
     def _pointer(self, tensor: Tensor | None) -> int | None:
-        self._kept.append(tensor)
-        return None if tensor is None else tensor.data_ptr()
+        if tensor is None:
+            return None
+        self._kept.append(tensor.detach())  # its memory, whatever becomes of the parameter
+        return tensor.data_ptr()
 
     def __call__(self, ids: Sequence[Sequence[int]], cache: KVCache, last_only: bool) -> Tensor:
         """Read the `ids` of every row of `cache`, which then holds them too.
