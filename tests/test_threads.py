@@ -44,7 +44,7 @@ torch.ones(300, 300) @ torch.ones(300, 300)
 print(len(os.sched_getaffinity(0)))
 """
 
-COMMANDS = ("train", "sample", "serve", "evaluation.__main__", "evaluation.questions", "benchmarks.worker")
+COMMANDS = ("train", "evaluation.questions")
 
 several_cores = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores, and Linux"
