@@ -27,7 +27,7 @@ LOSS_SHAPES = ((2048, 8_192, 256, 15.0), (2048, 8_192, 256, None), (2048, 32_768
 
 @dataclass(frozen=True)
 class FunctionsCommand:
-    """Time attention and loss at the shapes of the project's configs."""
+    """Time attention and loss at fixed shapes like those of the project's configs."""
 
     rounds: int = 7
     """Rounds after one that warms up."""

@@ -3,12 +3,12 @@
 A head of its own costs parameters and no time, so the blocks are narrower than those of a tied model of this size.
 """
 
-from model.config import ModelConfig
+from model.presets import preset
 from training.config import BatchConfig, BudgetConfig, DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 
 config = RunConfig(
     name="mini",
-    model=ModelConfig(layers=8, width=448, tied=False, logit_softcap=None),
+    model=preset("mini"),
     data=DataConfig(directory="data/mini"),
     batch=BatchConfig(tokens_per_step=65_536, micro_batch_size=8),
     optimizer=OptimizerConfig(

@@ -1,9 +1,10 @@
 """The model of configs/mini.py in an evening on two CPU cores, on data that needs no account.
 
-Small steps, and short sequences for the first half, because there is time for a fifth of the data only.
+Make the data first: python -m data_pipeline configs/data/mini_local.py (Debian 12, apt-get). Small steps, and short
+sequences for the first half, because there is time for a fifth of the data only.
 """
 
-from model.config import ModelConfig
+from model.presets import preset
 from training.config import (
     BatchConfig,
     BudgetConfig,
@@ -19,7 +20,7 @@ from training.config import (
 
 config = RunConfig(
     name="mini_cpu",
-    model=ModelConfig(layers=8, width=448, tied=False, logit_softcap=None),
+    model=preset("mini"),
     data=DataConfig(directory="data/mini_local"),
     batch=BatchConfig(tokens_per_step=8192, micro_batch_size=4),
     optimizer=OptimizerConfig(

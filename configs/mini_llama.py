@@ -1,4 +1,4 @@
-"""The ~50M-parameter model in the plain layout of Llama: vLLM, llama.cpp and others run it without our code."""
+"""52M parameters in the plain layout of Llama, tied: vLLM, llama.cpp and others read it without our code."""
 
 from model.presets import preset
 from training.config import BatchConfig, BudgetConfig, DataConfig, RunConfig

@@ -1,8 +1,8 @@
 """The curated-data contract: token shards, their document index, and the manifest that describes them.
 
-`train_00000.bin` holds little-endian uint16 (uint32 from 65,536 ids) token ids without a header; every document is
-followed by the end-of-text id and never crosses a shard. `train_00000.index.npy` has one `INDEX_DTYPE` record a
-document; `train_00000.documents.jsonl` has its provenance, a line a document in the same order.
+`train_00000.bin` holds little-endian uint16 (uint32 for more than 65,536 ids) token ids without a header; every
+document is followed by the end-of-text id and never crosses a shard. `train_00000.index.npy` has one `INDEX_DTYPE`
+record a document; `train_00000.documents.jsonl` has its provenance, a line a document in the same order.
 """
 
 from __future__ import annotations

