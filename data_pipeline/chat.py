@@ -88,15 +88,13 @@ class Shield:
         """`text` with what was hidden shown again, cut inside every token of it, so that no reader takes it for one."""
         if not self._hidden:
             return [text]
-        pieces = [""]
-        for character in re.sub(r"\\U[0-9a-f]{8}", lambda match: self._escaped.get(match[0], match[0]), text):
-            token = self._shown.get(character)
-            if token is None:
-                pieces[-1] += character
-            else:
-                pieces[-1] += token[:1]
-                pieces.append(token[1:])
-        return pieces
+        text = re.sub(r"\\U[0-9a-f]{8}", lambda match: self._escaped.get(match[0], match[0]), text)
+        pieces, begun, end = [], "", 0
+        for match in re.finditer(f"[{''.join(self._shown)}]", text):
+            token = self._shown[match[0]]
+            pieces.append(begun + text[end : match.start()] + token[:1])
+            begun, end = token[1:], match.end()
+        return [*pieces, begun + text[end:]]
 
 
 def _escape(character: str) -> str:

@@ -241,6 +241,12 @@ class Tokenizer:
     def piece(self, token_id: int) -> str:
         return self.model.piece(token_id)
 
+    @cached_property
+    def longest_piece(self) -> int:
+        """Bytes that one token stands for at most, where the tokenizer neither normalises text nor has characters that
+        it does not know."""
+        return max(len(self.piece(number).encode()) for number in range(self.vocab_size) if self.model.is_token(number))
+
     def is_byte(self, token_id: int) -> bool:
         """Whether the piece is one byte, with which rare characters are spelt."""
         return self.model.is_byte(token_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 
 from serving.answers import (
     ChatCompletion,
@@ -51,7 +52,7 @@ def make_app(service: Service, api_keys: Sequence[str] = (), hosts: Sequence[str
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.thread.start()
         yield
-        await service.thread.stop()
+        await service.stop()
 
     version = importlib.metadata.version("mini-gpt")
     # The interactive documentation of FastAPI would load scripts from elsewhere.
@@ -95,24 +96,27 @@ def _add_generation(app: FastAPI, service: Service) -> None:
 
 def _card(service: Service, name: str) -> ModelCard:
     model = service.model(name)
-    return ModelCard(
-        id=model.id, created=service.started, root=model.root, parent=model.parent, max_model_len=model.room
-    )
+    return ModelCard(id=model.id, created=service.started, root=model.id, parent=model.parent, max_model_len=model.room)
 
 
 def _add_tokens(app: FastAPI, service: Service) -> None:
-    # Not async: FastAPI runs these in threads of its own, as a long text takes a while.
-    @app.post("/tokenize", responses=documented(404))
-    def text_to_tokens(asked: TokenizeRequest) -> Tokens:
-        return tokenize(service, asked)
+    @app.post("/tokenize", response_model=Tokens, responses=documented(404, 504))
+    async def text_to_tokens(asked: TokenizeRequest, request: Request) -> Response:
+        return await _made_aside(service, request, lambda: tokenize(service, asked))
 
-    @app.post("/detokenize", responses=documented(404))
-    def tokens_to_text(asked: DetokenizeRequest) -> Text:
-        return detokenize(service, asked)
+    @app.post("/detokenize", response_model=Text, responses=documented(404, 504))
+    async def tokens_to_text(asked: DetokenizeRequest, request: Request) -> Response:
+        return await _made_aside(service, request, lambda: detokenize(service, asked))
 
     @app.get("/tokenizer_info", responses=documented())
-    def info() -> TokenizerInfo:
+    async def info() -> TokenizerInfo:
         return tokenizer_info(service)
+
+
+async def _made_aside(service: Service, request: Request, answer: Callable[[], BaseModel]) -> Response:
+    """A long answer, whose JSON takes a while too."""
+    content = await service.text_workers.run(request, lambda: answer().model_dump_json())
+    return Response(content, media_type="application/json")
 
 
 def _add_state(app: FastAPI, service: Service, version: str) -> None:

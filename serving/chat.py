@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 
@@ -31,7 +30,8 @@ async def chat(service: Service, asked: ChatRequest, request: Request) -> ChatCo
     Raises ApiError when it cannot be served; see `ServedModel.chat_ids` and `Service.submit`.
     """
     model = service.model(asked.model)
-    ids = await asyncio.to_thread(model.chat_ids, asked.messages, service.tokenizer)
+    service.thread.admit(asked.n or 1)
+    ids = await service.prompt_workers.run(request, lambda: model.chat_ids(asked.messages, service.tokenizer))
     wished = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     logprobs = asked.top_logprobs or 0 if asked.logprobs else None
     job = service.submit(request, asked, [Prompt(tuple(ids), "", tuple(ids))], wished, logprobs)

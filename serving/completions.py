@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fastapi import Request
 from starlette.responses import Response
@@ -26,7 +25,9 @@ async def complete(service: Service, asked: CompletionRequest, request: Request)
     Raises ApiError when it cannot be served; see `Service.submit`.
     """
     model = service.model(asked.model)
-    prompts = await asyncio.to_thread(_prompts, service, asked)
+    given = _given(asked)
+    service.thread.admit(len(given) * (asked.n or 1))
+    prompts = await service.prompt_workers.run(request, lambda: [service.prompt(model, each) for each in given])
     max_tokens = DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens
     echo = bool(asked.echo)
     job = service.submit(request, asked, prompts, max_tokens, asked.logprobs, echo and asked.logprobs is not None)
@@ -38,13 +39,12 @@ async def complete(service: Service, asked: CompletionRequest, request: Request)
     return header.model_copy(update={"choices": choices, "usage": usage(job), "timings": timings(job)})
 
 
-def _prompts(service: Service, asked: CompletionRequest) -> list[Prompt]:
-    given = asked.prompt
-    if isinstance(given, str):
-        return [service.prompt(given)]
-    if isinstance(given[0], int):
-        return [service.prompt([number for number in given if isinstance(number, int)])]
-    return [service.prompt(each) for each in given if not isinstance(each, int)]
+def _given(asked: CompletionRequest) -> Sequence[str | list[int]]:
+    """One text, or list of ids, for each prompt."""
+    if isinstance(asked.prompt, str):
+        return [asked.prompt]
+    ids = [each for each in asked.prompt if isinstance(each, int)]
+    return [ids] if ids else [each for each in asked.prompt if not isinstance(each, int)]
 
 
 class _Text:

@@ -55,6 +55,11 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, self.headers)
 
 
+def too_late(seconds: float) -> ApiError:
+    """What a request is told that takes longer than it may."""
+    return ApiError(504, f"the request took longer than {seconds:g} seconds; ask for less", code="timeout")
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What FastAPI is told of the errors that an address can answer with."""
     return {status: {"model": ErrorBody} for status in (400, 401, 408, 413, 500, 503, *statuses)}

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from inference import Engine, GenerationRequest, SamplingOptions, Ticket, Update
-from serving.errors import ApiError
+from serving.errors import ApiError, too_late
 from serving.jobs import Event, Job
 from serving.metrics import Metrics
 
@@ -52,6 +52,16 @@ class ModelThread:
         """Texts that run or wait."""
         return sum(job.running for job in self.jobs)
 
+    def admit(self, count: int) -> None:
+        """Raises ApiError when `count` texts are more than are ever served together (400), than there is room for in
+        the queue now (429), or when there is no model (503)."""
+        if self.failed or not self.ready:
+            raise ApiError(503, "the model has failed" if self.failed else "the model is not ready yet", headers=SOON)
+        if count > self.capacity:
+            raise ApiError(400, f"{count} texts are more than the {self.capacity} that fit; ask for fewer")
+        if self.in_flight + count > self.capacity:
+            raise ApiError(429, "too many texts are waiting; ask again soon", headers=SOON)
+
     def submit(self, requests: Sequence[GenerationRequest], arrived: float, seconds: float) -> Job:
         """Queue all `requests`, or none of them.
 
@@ -60,15 +70,10 @@ class ModelThread:
             seconds: how long it may take from then on.
 
         Raises:
-            ApiError: more texts than are ever served together (400), no room in the queue (429), or no model (503).
+            ApiError: see `admit`.
             UserError: the engine refuses one of them.
         """
-        if self.failed or not self.ready:
-            raise ApiError(503, "the model has failed" if self.failed else "the model is not ready yet", headers=SOON)
-        if len(requests) > self.capacity:
-            raise ApiError(400, f"{len(requests)} texts are more than the {self.capacity} that fit; ask for fewer")
-        if self.in_flight + len(requests) > self.capacity:
-            raise ApiError(429, "too many texts are waiting; ask again soon", headers=SOON)
+        self.admit(len(requests))
         job = Job(requests, arrived, self._take_back)
         self.jobs.add(job)
         try:
@@ -80,8 +85,8 @@ class ModelThread:
             job.cancel()
             self._forget(job)
             raise
-        late = ApiError(504, f"the request took longer than {seconds:g} seconds; ask for less", code="timeout")
-        job.timer = self._loop.call_later(seconds - (time.perf_counter() - arrived), job.fail, late)
+        left = seconds - (time.perf_counter() - arrived)
+        job.timer = self._loop.call_later(left, job.fail, too_late(seconds))
         self._wake.set()
         return job
 

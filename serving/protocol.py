@@ -36,16 +36,35 @@ def protocol_for(options: ServerOptions) -> type[asyncio.Protocol]:
 
         def _expect_header(self) -> None:
             if self._header_timer is None:
-                self._header_timer = self.loop.call_later(options.header_seconds, self.transport.close)
+                self._header_timer = self.loop.call_later(options.header_seconds, self._close)
+
+        def _close(self) -> None:
+            self.transport.close()
+            self._bound_sending()
+
+        def _bound_sending(self) -> None:
+            """Closing waits until all is sent, which it never is where nobody reads."""
+            if self._send_timer is None:
+                self._send_timer = self.loop.call_later(options.send_seconds, self.transport.abort)
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._bound_sending()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.transport.is_closing():
+                self._bound_sending()
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._send_timer = self.loop.call_later(options.send_seconds, self.transport.abort)
+            self._bound_sending()
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            if self._send_timer is not None:
+            if self._send_timer is not None and not self.transport.is_closing():
                 self._send_timer.cancel()
+                self._send_timer = None
 
         def connection_lost(self, error: Exception | None) -> None:
             super().connection_lost(error)

@@ -6,7 +6,7 @@ which the answer would mean something else, are refused.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
@@ -23,6 +23,11 @@ def _whole(text: str) -> str:
 Text = Annotated[str, AfterValidator(_whole)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 StopString = Annotated[Text, Field(min_length=1, max_length=256)]
+
+# A list is given up at its first wrong element: an error for each of a million would hold up the whole server.
+_T = TypeVar("_T")
+Several = Annotated[list[_T], Field(fail_fast=True, max_length=2048)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True, max_length=2**20)]
 
 
 class _Strict(BaseModel):
@@ -48,13 +53,13 @@ class Sampled(_Strict):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     n: int | None = Field(None, ge=1, le=128)
-    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(fail_fast=True, max_length=4)] | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
     user: str | None = None
-    logit_bias: dict[str, float] | None = Field(None, max_length=0)
+    logit_bias: dict[str, Any] | None = Field(None, max_length=0)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -68,7 +73,7 @@ class Sampled(_Strict):
 class CompletionRequest(Sampled):
     """POST /v1/completions"""
 
-    prompt: Text | list[Text] | list[TokenId] | list[list[TokenId]]
+    prompt: Text | Several[Text] | TokenIds | Several[TokenIds]
     """Texts or token ids. An id that begins a text may stand in front; it is there in any case."""
     max_tokens: int | None = Field(None, ge=0)
     echo: bool | None = None
@@ -91,7 +96,7 @@ class TextPart(_Strict):
 
 class ChatMessage(_Strict):
     role: Text = Field(max_length=64)
-    content: Text | list[TextPart]
+    content: Text | Several[TextPart]
 
     def plain(self) -> dict[str, str]:
         """Role and content as a chat template takes them."""
@@ -106,7 +111,7 @@ class ResponseFormat(_Strict):
 class ChatRequest(Sampled):
     """POST /v1/chat/completions"""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Several[ChatMessage] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
@@ -125,4 +130,4 @@ class TokenizeRequest(_Strict):
 
 class DetokenizeRequest(_Strict):
     model: Text | None = None
-    tokens: list[TokenId]
+    tokens: TokenIds

@@ -74,7 +74,7 @@ def configure(service: Service, api_keys: Sequence[str], hosts: Sequence[str] | 
         http=protocol_for(options),
         ws="none",
         lifespan="on",
-        limit_concurrency=options.connections,
+        limit_concurrency=options.connections + 1,  # uvicorn counts the one that asks
         timeout_graceful_shutdown=round(options.grace_seconds),
         log_level="warning",
         server_header=False,

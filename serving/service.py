@@ -24,6 +24,7 @@ from serving.models import ServedModel, served_models
 from serving.options import ServerOptions
 from serving.schemas import Sampled
 from serving.token_texts import TokenTexts
+from serving.workers import Workers, until_disconnected
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class Service:
         engine = Engine(loaded, slots=options.slots, native=native)
         self.metrics.watch(engine)
         self.thread = ModelThread(engine, options.slots + options.max_waiting, self.metrics)
+        # Apart, as prompts are short, while /tokenize takes texts of any length.
+        self.prompt_workers, self.text_workers = Workers(options.request_seconds), Workers(options.request_seconds)
+        self._unused = frozenset(self.tokenizer.unused_ids(self.tokenizer.vocab_size))
 
     def model(self, name: str | None) -> ServedModel:
         """Raises ApiError when there is no such model."""
@@ -80,24 +84,31 @@ class Service:
             raise ApiError(404, f"there is no model {name!r}; there are: {known}", "model", "model_not_found")
         return self.models[name]
 
-    def prompt(self, given: str | Sequence[int]) -> Prompt:
-        """Raises ApiError for an id that the tokenizer does not have."""
+    async def stop(self) -> None:
+        """End after the model's present step."""
+        self.prompt_workers.stop()
+        self.text_workers.stop()
+        await self.thread.stop()
+
+    def prompt(self, model: ServedModel, given: str | Sequence[int]) -> Prompt:
+        """Raises ApiError for an id that the tokenizer does not have, or a prompt that cannot fit the context."""
         if isinstance(given, str):
+            model.check_size([given])
             ids = tuple(self.tokenizer.encode(given))
             return Prompt(ids, given, ids)
         shown = tuple(given)
         self.check_ids(shown, "prompt")
         # The engine puts it there itself.
         ids = shown[1:] if shown[:1] == (self.tokenizer.bos_id,) else shown
+        model.room_behind(ids)
         return Prompt(ids, self.tokenizer.decode(shown), shown)
 
     def check_ids(self, ids: Sequence[int], param: str) -> None:
         """Raises ApiError for an id that the tokenizer does not have."""
-        wrong = next((number for number in ids if number >= self.tokenizer.vocab_size), None)
+        size, unused = self.tokenizer.vocab_size, self._unused
+        wrong = next((number for number in ids if number >= size or number in unused), None)
         if wrong is not None:
-            raise ApiError(
-                400, f"{param}: there is no token {wrong}; ids end at {self.tokenizer.vocab_size - 1}", param
-            )
+            raise ApiError(400, f"{param}: there is no token {wrong}; ids end at {size - 1}", param)
 
     def submit(
         self,
@@ -133,17 +144,7 @@ class Service:
 
     def _room(self, model: ServedModel, prompt: Prompt, wished: int | None) -> int:
         """How many tokens a continuation may have: many clients ask for more than there is room for."""
-        length = len(prompt.ids) + 1  # with the id that begins a text
-        # A text may be one token longer than the context, as nothing follows its last.
-        room = model.room + 1 - length
-        if room < 1:
-            raise ApiError(
-                400,
-                f"the prompt has {length} tokens with the one that begins a text, but the context of {model.id} has "
-                f"{model.room}; shorten it by {1 - room}",
-                code="context_length_exceeded",
-            )
-        limit = min(room, self.options.max_tokens)
+        limit = min(model.room_behind(prompt.ids), self.options.max_tokens)
         return limit if wished is None else min(wished, limit)
 
     def _sampling(self, asked: Sampled, max_tokens: int, seed: int) -> SamplingOptions:
@@ -175,7 +176,7 @@ async def collect(job: Job, request: Request) -> list[list[Event]]:
 @asynccontextmanager
 async def watched(job: Job, request: Request) -> AsyncIterator[None]:
     """Within, the job is taken back when the client goes away, or when what is done within fails."""
-    watcher = asyncio.ensure_future(_until_disconnected(request))
+    watcher = asyncio.ensure_future(until_disconnected(request))
     watcher.add_done_callback(lambda done: None if done.cancelled() else job.cancel())
     try:
         yield
@@ -184,11 +185,6 @@ async def watched(job: Job, request: Request) -> AsyncIterator[None]:
         raise
     finally:
         watcher.cancel()
-
-
-async def _until_disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def usage(job: Job) -> Usage:
