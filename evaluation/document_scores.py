@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -103,7 +105,7 @@ class DocumentScores:
                     tuple(file["sources"].tolist()),
                     str(file["data_fingerprint"]),
                 )
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
             raise UserError(
                 f"{path} cannot be read ({error}); make it with: python -m evaluation {path.parent}"
             ) from error
