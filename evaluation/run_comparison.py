@@ -140,7 +140,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     for together in groups.values():
         if len(together) > 1:
             pairs += _pairs({name: scored[name] for name in together})
-        else:
+        elif len(scored) > 1:
             apart.append(f"{together[0]} was scored on other data than the rest")
     return Comparison(facts, pairs, apart)
 
