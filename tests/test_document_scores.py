@@ -10,8 +10,9 @@ import pytest
 
 from common.errors import UserError
 from data_pipeline.shards import INDEX_DTYPE
-from evaluation.document_scores import DocumentScores, intervals, resampled_sums
+from evaluation.document_scores import DocumentScores, intervals
 from evaluation.perplexity import score_split
+from evaluation.resampling import resampled_sums
 
 
 def make_scores(
