@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from inference_fixtures import make_run
+from inference_fixtures import ROOT, make_run
 
-from common.cli import run_command
+from common.cli import load_config, run_command
 from common.errors import UserError
 from common.runs import Run
+from data_pipeline.config import DataConfig
+from data_pipeline.dedup.evaluation_texts import EvaluationArgument, evaluation_texts, plan
+from data_pipeline.documents import Document
 from data_pipeline.examples.formats import read_records
 from data_pipeline.translation import making
 from data_pipeline.translation.config import TranslationConfig, check
-from data_pipeline.translation.held_out import split
+from data_pipeline.translation.held_out import Split, split
 from data_pipeline.translation.making import examples, texts
 from data_pipeline.translation.sword import plain_text, read_module
 from data_pipeline.translation.verses import Verse, aligned
@@ -174,6 +177,21 @@ def test_files_are_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     }  # fmt: skip
     assert "| a reason | 3 |" in contents[0]["README.md"].decode()
     assert "9 to train on, 9 in Rom to test" in capsys.readouterr().out
+
+
+def test_the_base_reads_no_held_out_verse_in_any_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    held_out = [verse(book, 1, f"{book} of twelve words and of more") for book in ("Rom", "Col")]
+    parts = Split([verse("Gen", 1, "light")], held_out[1:], held_out[:1], {})
+    monkeypatch.setattr(making, "read_verses", lambda downloads: ([], Counter()))
+    monkeypatch.setattr(making, "split", lambda verses, config: parts)
+    recipe = load_config(ROOT / "configs/data/translation_es_en.py", TranslationConfig)
+    making.make(recipe, Path("data/translation_es_en"), "python -m data_pipeline CONFIG")
+    base = load_config(ROOT / "configs/data/translation_base.py", DataConfig)
+    files, _ = plan(base.decontamination, base.collection)
+    found = evaluation_texts(EvaluationArgument(files, base.decontamination, base.collection, base.cleaning))
+    texts = [one.text for one in found if isinstance(one, Document)]
+    assert sorted(texts) == sorted(text for one in held_out for text in one.texts.values())
 
 
 SPANISH = ["El gato come pan", "El perro come carne", "La gata bebe leche", "El gato bebe agua"]
