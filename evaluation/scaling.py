@@ -137,7 +137,7 @@ def _validated_on(run: Run) -> dict[str, Any]:
     directory = (config.get("data") or {}).get("directory")
     try:
         data_fingerprint = checkpoints[-1].state.get("data_fingerprint") if checkpoints else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         data_fingerprint = None
     found = {
         "tokenizers": sha256_of(run.tokenizer) if run.tokenizer.is_file() else None,

@@ -18,7 +18,7 @@ from inference import LoadedRun
 # The rooms whose code decides what an evaluation finds, and what of them does: lists of toxic words are texts.
 CODE = ("common", "data_pipeline", "evaluation", "inference", "model")
 SUFFIXES = (".py", ".cpp", ".h", ".html", ".css", ".txt")
-_SMALL = 1 << 20  # bytes; of a larger file of another model size and time are looked at, not all of it
+_SMALL = 1 << 20  # bytes; of a larger file of another model only size and time are looked at
 
 
 def fingerprint(run: Run, checkpoint: Checkpoint, dataset: Dataset, options: dict[str, Any]) -> str:
