@@ -106,4 +106,5 @@ def _resampled(systems: list[np.ndarray], figure: Figure, resamples: int, seed: 
 
 
 def _interval(figures: np.ndarray, resamples: int, seed: int) -> Interval:
-    return Interval(*bounds(figures), resamples, seed)
+    low, high = bounds(figures)
+    return Interval(low, high, resamples, seed)
