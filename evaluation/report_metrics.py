@@ -17,7 +17,7 @@ GENERATION = (
     ("texts that end in a loop", "repetition.looping", "of all texts"),
     ("compression ratio", "repetition.compression_ratio", "bytes for each one that zlib leaves"),
     ("coherence", "coherence.coherence", "how close neighbouring sentences are in meaning"),
-    ("coherence, shuffled", "coherence.shuffled", "the same of sentences that do not belong together"),
+    ("coherence, shuffled", "coherence.shuffled", "the same with the sentences of each text in any order"),
     ("repeated sentences", "coherence.repetition", "sentences that are nearly the one before them"),
     ("similarity to the prompt", "prompt_similarity.own", "how close the text is to its prompt"),
     ("toxic texts", "toxicity.share", "by the scorer that is named below"),

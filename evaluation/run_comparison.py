@@ -13,8 +13,9 @@ import numpy as np
 from common.errors import UserError
 from common.runs import Run
 from evaluation.charts import Chart, Line, Points
-from evaluation.document_scores import FILE, DocumentScores, bounds, resampled_sums
+from evaluation.document_scores import FILE, DocumentScores
 from evaluation.report_facts import RunFacts, gather, verdict
+from evaluation.resampling import bounds, resampled_sums
 
 MOST_PAIRED = 6  # runs of which every pair is compared; of more, each with the best alone
 UNINTERESTING = ("name",)  # in a table of differences
@@ -140,7 +141,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     for together in groups.values():
         if len(together) > 1:
             pairs += _pairs({name: scored[name] for name in together})
-        else:
+        elif len(scored) > 1:
             apart.append(f"{together[0]} was scored on other data than the rest")
     return Comparison(facts, pairs, apart)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -14,9 +15,9 @@ import torch
 from inference_fixtures import HOSTILE, SOURCES, World, command, make_checkpoint, make_world, run_all, tiny_model
 
 from common.files import read_json, write_json
-from common.runs import Run
+from common.runs import Run, choose_checkpoint
 from data_pipeline.shards import Dataset
-from evaluation import plots
+from evaluation import plots, summary
 from evaluation.report_facts import comparison
 from evaluation.summary import is_up_to_date
 from inference import load_run
@@ -178,6 +179,41 @@ def test_whatever_changes_is_noticed(copy: World) -> None:
     assert summary_of(copy)["inputs"] != inputs
     (copy.run / "report.html").unlink()
     assert not is_up_to_date(Run(copy.run), summary_of(copy)["inputs"])
+
+
+def test_other_models_and_code_that_is_no_python_are_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path / "world")
+    monkeypatch.chdir(world.root)
+    monkeypatch.setattr(summary, "__file__", str(tmp_path / "code/evaluation/summary.py"))
+    kernel = tmp_path / "code/model/native/step.cpp"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text("int one;")
+    beside = Path("runs/beside")
+    shutil.copytree(world.run, beside)
+    directories = Path("theirs"), Path("classifier")
+    for directory in directories:
+        directory.mkdir()
+        write_json(directory / "config.json", {"vocab_size": 100})
+        (directory / "model.safetensors").write_bytes(bytes(2 << 20))
+    run = Run(world.run)
+    options = {"baseline": ["beside", "theirs", "nowhere"], "generation": {"toxicity": "hf:classifier"}}
+
+    def inputs() -> str:
+        return summary.fingerprint(run, choose_checkpoint(run), Dataset(world.data), options)
+
+    seen = [inputs()]
+    (beside / "report.html").write_text("which nothing is scored by")
+    assert inputs() == seen[0]
+    make_checkpoint(beside, tiny_model(3), 30, 1.0)
+    seen.append(inputs())
+    for directory in directories:
+        write_json(directory / "config.json", {"vocab_size": 200})
+        seen.append(inputs())
+        os.utime(directory / "model.safetensors", (1, 1))
+        seen.append(inputs())
+    kernel.write_text("int two;")
+    seen.append(inputs())
+    assert len(set(seen)) == len(seen)
 
 
 def test_changed_data_with_the_same_tokenizer_is_a_warning(copy: World) -> None:

@@ -89,11 +89,13 @@ def test_measures_of_writing_are_shown_beside_those_of_people(world: World) -> N
     summary = read_json(world.run / "summary.json")
     model = {"diversity": {"distinct_2": 0.4321, "mtld": None}, "repetition": {"seq_rep_4": 0.25}}
     human = {"diversity": {"distinct_2": 0.8765, "mtld": None}, "repetition": None}
+    model["coherence"] = {"shuffled": 0.25}
     generation = {"protocol": {"samples": 64, "top_k": 50}, "model": model, "human": human}
     rows = gather(Run(world.run), {**summary, "generation": generation}).generation_rows
     assert [(row["name"], row["model"], row["human"]) for row in rows] == [
-        ("distinct-2", 0.4321, 0.8765), ("seq-rep-4", 0.25, None),
+        ("distinct-2", 0.4321, 0.8765), ("seq-rep-4", 0.25, None), ("coherence, shuffled", 0.25, None),
     ]  # fmt: skip
+    assert rows[2]["meaning"] == "the same with the sentences of each text in any order"
     assert gather(Run(world.run)).generation_rows == []
 
 
@@ -153,6 +155,8 @@ def test_what_cannot_be_compared_is_said(world: World, tmp_path: Path) -> None:
     (bare / "document_scores.npz").unlink()
     facts = compare([Run(world.run), Run(changed), Run(bare)])
     assert facts.pairs == []
+    alone = compare([Run(world.run), Run(bare)])
+    assert alone.pairs == [] and len(alone.apart) == 1 and "bare has no scores" in alone.apart[0]
     assert any("bare has no scores" in line for line in facts.apart)
     assert sum("scored on other data" in line for line in facts.apart) == 2
     assert "different data" in facts.warnings[0]

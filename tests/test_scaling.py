@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import replace
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from inference_fixtures import make_run
 from PIL import Image
 from tiny import make_project, run_here
 
 from common.cli import load_config, to_dict
 from common.errors import UserError
 from common.files import read_json, write_json
+from common.runs import Run
 from evaluation import compare_runs, ladder, scaling
 from evaluation.scaling_fit import FEWEST, Point, choose_law, fit
 from model.presets import preset
@@ -154,5 +157,25 @@ def test_what_cannot_be_fitted_is_said(trained: Path, monkeypatch: pytest.Monkey
             scaling.main(flags)
     moved = trained / "runs/tiny_32x2_8.19k/config.json"
     write_json(moved, {**read_json(moved), "data": {"directory": "elsewhere"}})
-    with pytest.raises(UserError, match="losses of different text"):
+    with pytest.raises(UserError, match="different data directories"):
         scaling.main([*runs, "tiny_32x2_8.19k"])
+
+
+def test_losses_of_different_tokens_are_not_fitted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = Run(make_run(tmp_path / "first", "data/tiny", "a" * 64))
+    alike = Run(make_run(tmp_path / "alike", str(tmp_path / "data/x/../tiny"), "a" * 64))
+    scaling.check_alike([first, alike])
+    bare = Run(make_run(tmp_path / "bare"))
+    shutil.rmtree(bare.checkpoint_root)
+    scaling.check_alike([bare, first, alike])
+    others = {
+        "data directories": make_run(tmp_path / "elsewhere", "data/other", "a" * 64),
+        "data fingerprints": make_run(tmp_path / "made_again", "data/tiny", "b" * 64),
+        "context lengths": make_run(tmp_path / "shorter", "data/tiny", "a" * 64, context_length=16),
+        "tokenizers": make_run(tmp_path / "other_words", "data/tiny", "a" * 64),
+    }
+    Run(others["tokenizers"]).tokenizer.write_bytes(b"another")
+    for what, path in others.items():
+        with pytest.raises(UserError, match=f"different {what}"):
+            scaling.check_alike([bare, first, alike, Run(path)])  # of bare no fingerprint is known

@@ -135,7 +135,7 @@ class _Reader:
                 yield self.set_aside(position, "invalid_json")
                 continue
             if isinstance(value, dict):
-                yield self._field(value.get(self.source.text_field), position)
+                yield from self._fields(value.get(self.source.text_field), position)
             else:
                 yield self.set_aside(position, "not_an_object")
 
@@ -219,7 +219,7 @@ class _Reader:
                     for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[field]):
                         for value in batch.column(0).to_pylist():
                             row += 1
-                            yield self._field(value, f"row {row}")
+                            yield from self._fields(value, f"row {row}")
                 except (pyarrow.ArrowException, OSError, UnicodeDecodeError):
                     yield self.set_aside(f"row group {group}, after row {row}", "damaged_parquet")
 
@@ -290,6 +290,14 @@ class _Reader:
                 yield position, content.decode("utf-8-sig" if number == 0 else "utf-8", errors)
             except UnicodeDecodeError as error:
                 yield position, self.set_aside(f"{position}, byte {error.start}", "invalid_utf8")
+
+    def _fields(self, value: Any, position: str) -> Iterator[Document | Quarantined]:
+        """One document of a text, and one each of a list of texts."""
+        if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
+            for number, text in enumerate(value, 1):
+                yield self._document(text, f"{position}, text {number}")
+        else:
+            yield self._field(value, position)
 
     def _field(self, value: Any, position: str) -> Document | Quarantined:
         if not isinstance(value, str):

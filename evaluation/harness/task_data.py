@@ -129,9 +129,9 @@ def _verses(sources: Sources) -> list[dict[str, Any]]:
     return drawn(read_json_lines(sources.verses), sources.limit, sources.seed)
 
 
-def drawn(rows: list[Any], limit: int, seed: int) -> list[Any]:
+def drawn(rows: list[Any], limit: int | None, seed: int) -> list[Any]:
     """At most `limit` of the rows, in their order."""
-    if len(rows) <= limit:
+    if limit is None or len(rows) <= limit:
         return rows
     places = random.Random(seed).sample(range(len(rows)), limit)
     return [rows[place] for place in sorted(places)]
