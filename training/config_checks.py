@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from common.errors import UserError
 from data_pipeline.examples.dataset import check_options
@@ -119,12 +119,13 @@ def _check_fine_tuning(config: RunConfig) -> None:
         for name, value in asdict(examples).items():
             if value != getattr(default, name):
                 raise UserError(f"examples.{name} does nothing without examples.files or examples.stages; unset it")
-    if examples.files:
-        check_options(examples.files, examples)
     if examples.files and examples.stages:
         raise UserError("examples.files and examples.stages exclude each other: name the files in one of them")
     if examples.stages and examples.folds:
         raise UserError("examples.stages and examples.folds exclude each other; unset one")
+    if examples.files:
+        every_fold = examples.folds and examples.fold is None
+        check_options(examples.files, replace(examples, fold=0) if every_fold else examples)
     if examples.packing and examples.group_by_length:
         raise UserError("examples.group_by_length does nothing with examples.packing: all rows are full; unset one")
     if examples.used and config.opening.fraction:

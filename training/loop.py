@@ -26,8 +26,8 @@ def train(job: Job, journal: Journal) -> None:
     job.model.train()
     started = time.monotonic() - job.progress.seconds
     journal.begin(job)
-    finished, stopping = journal.complete_step(job)
-    while not (finished or stopping):
+    ended = journal.complete_step(job)
+    while not ended:
         step_started = time.monotonic()
         split = job.current_split()
         losses, targets, tokens = accumulate_gradients(job, split)
@@ -58,10 +58,9 @@ def train(job: Job, journal: Journal) -> None:
             job.average.update(ahead.step)
 
         job.progress = replace(ahead, seconds=elapsed / world.size)
-        finished, stopping = job.fraction_used() >= 1, stops > 0
         seconds = time.monotonic() - step_started
         step = Step(finite(loss), lr, finite(grad_norm), tokens, split.sequence, seconds, skipped)
-        stopping = journal.after_step(job, step, finished, stopping)
+        ended = journal.after_step(job, step, stopping=stops > 0)
 
 
 def finite(value: float) -> float | None:

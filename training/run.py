@@ -297,7 +297,8 @@ def record(job: Job, state: dict[str, Any], console: Console) -> None:
             histograms = HistogramRecorder(job, job.config.tracking.histograms_every)
             stack.callback(histograms.close)
         train(job, Journal(tracker, display, histograms, stop, state, job.progress.seconds))
-        job.stopped = any(job.world.gather(stop.asked)) and job.fraction_used() < 1
+        # Also in its last step, or while it was saved: what would follow the run is not to begin then.
+        job.stopped = any(job.world.gather(stop.asked))
 
 
 def say_what_next(run: Run, job: Job, console: Console) -> None:
