@@ -23,7 +23,7 @@ from common.runs import Run
 from model import Decoder, ModelConfig
 from model.activations import Checkpointing
 from model.device import Precision
-from training.config import BatchConfig, DistributionConfig, RunConfig
+from training.config import BatchConfig, DistributionConfig, OptimizerConfig, RunConfig
 from training.distribution import shard, whole
 from training.plan import estimate_memory, split_batch
 
@@ -294,7 +294,7 @@ def test_bf16_gradients_are_the_same_sharded(
 
 
 def test_the_plan_says_what_a_share_takes() -> None:
-    config = RunConfig(model=ModelConfig(), batch=BatchConfig(tokens_per_step=65_536))
+    config = RunConfig(batch=BatchConfig(tokens_per_step=65_536), optimizer=OptimizerConfig(matrices="adamw"))
     sharded = replace(config, distribution=DistributionConfig(strategy="fsdp"))
     precision, parameters = Precision("bf16", "test"), 50_000_000
 
@@ -306,6 +306,20 @@ def test_the_plan_says_what_a_share_takes() -> None:
     assert saved(1) == 0
     assert saved(2) == parameters * (16 - 8 - 4)  # four micro-batches, whose gradients are kept whole
     assert saved(8) == parameters * (16 - 2)
+
+
+def test_the_plan_counts_the_state_of_its_optimizer() -> None:
+    model = ModelConfig(vocab_size=1000, width=64)
+    parameters, outside = 10_000_000, 64_000
+
+    def planned(**optimizer: Any) -> int:
+        config = RunConfig(model=model, optimizer=OptimizerConfig(**optimizer))
+        return estimate_memory(config, parameters, parameters, split_batch(config, 1), Precision("bf16", "test"))
+
+    adamw = planned(matrices="adamw")
+    assert planned(matrices="adamw", ema=0.9) - adamw == 4 * parameters
+    assert adamw - planned(matrices="adamw", adamw="8bit") == 6 * parameters
+    assert adamw - planned() == 4 * (parameters - outside)  # Muon has one state, not two
 
 
 def test_the_slurm_script_parses() -> None:

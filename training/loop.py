@@ -43,7 +43,7 @@ def train(job: Job, journal: Journal) -> None:
         loss_sum, norm_sum, elapsed, stops = world.sum(agreed, job.device)
         loss, grad_norm = loss_sum / targets, norm_sum / world.size
 
-        refused = job.spikes.refuses(loss, grad_norm)
+        refused = job.spikes.take_note(loss, grad_norm)
         # In fp16 gradients may overflow: the step is skipped then, and the scaler lowers its scale.
         may_overflow = job.scaler.is_enabled() and job.scaler.get_scale() >= SMALLEST_SCALE and math.isfinite(loss)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)) and not (refused or may_overflow):
