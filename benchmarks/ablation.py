@@ -47,7 +47,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "tied head": ("--model.tied",),
     "value embeddings in 1 block": ("--model.value-embeddings", "1"),
     "value embeddings in 2 blocks": ("--model.value-embeddings", "2"),
-    "cosine": ("--schedule.kind", "cosine"),
+    "cosine": ("--schedule.kind", "cosine", "--schedule.cooldown", "0.5"),
     "no opening": ("--opening.fraction", "0", "--opening.context-length", "None"),
     "opening: half the batch": ("--opening.context-length", "None", "--opening.tokens-per-step", "1024"),
     "average of the weights": ("--optimizer.ema", "0.95"),
