@@ -229,6 +229,7 @@ def test_ticks_and_numbers_are_round() -> None:
     assert log_ticks(1, 1000) == [1, 10, 100, 1000]
     assert all(30 <= tick <= 90 for tick in log_ticks(30, 90)) and len(log_ticks(30, 90)) >= 3
     shown = {0: "0", 1.5: "1.5", 1500: "1.5k", 2_202_345: "2.2M", 3e15: "3P", 5e-4: "5e-4", 0.02: "0.02"}
+    shown |= {999_999: "1M", 999_400: "999k", 999.7: "1k", -2e4: "-20k"}
     assert {value: short(value) for value in shown} == shown
     assert [duration(value) for value in (None, 42, 390, 11_520)] == ["–", "42 s", "6.5 min", "3.2 h"]
 
