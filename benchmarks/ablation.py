@@ -21,6 +21,7 @@ from benchmarks.runs import Result, Results, digest, spread, train
 from common.cli import load_config, override, run_command, to_dict
 from common.errors import UserError
 from common.runs import RUNS_ROOT
+from data_pipeline.shards import Dataset
 from training.config import RunConfig
 
 # The flags that change one part of the recipe; "default" is the config as it is.
@@ -86,7 +87,8 @@ def run_one(command: AblationCommand, variant: str, seed: int) -> Result:
 def key_of(command: AblationCommand, variant: str) -> Result:
     """What the result of a run depends on, beside its seed."""
     config = override(load_config(command.config, RunConfig), VARIANTS[variant], variant)
-    about = {"config": command.config, "settings": digest(to_dict(config))}
+    data = Dataset(config.data.directory).fingerprint
+    about = {"config": command.config, "settings": digest([data, to_dict(config)])}
     return {**about, "variant": variant, "budget": command.tokens, "jobs": command.jobs}
 
 

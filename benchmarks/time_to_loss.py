@@ -134,8 +134,9 @@ def what_peer_depends_on(command: TimeToLossCommand) -> Result:
 
 
 def what_ours_depends_on(command: TimeToLossCommand) -> Result:
-    settings = digest(to_dict(load_config(command.config, RunConfig)))
-    return {"layers": command.layers, "width": command.width, "settings": settings}
+    config = load_config(command.config, RunConfig)
+    data = Dataset(config.data.directory).fingerprint
+    return {"layers": command.layers, "width": command.width, "settings": digest([data, to_dict(config)])}
 
 
 def measure(command: TimeToLossCommand, results: Results) -> tuple[list[Result], dict[str, list[Result]]]:

@@ -222,13 +222,14 @@ def log_ticks(low: float, high: float) -> list[float]:
     return ticks(low, high, 5)
 
 
-def short(value: float) -> str:
-    """A number as an axis shows it: 1500000 as 1.5M, 0.0005 as 5e-4."""
+def short(value: float, digits: int = 3) -> str:
+    """A number as an axis shows it: 1500000 as 1.5M, 0.0005 as 5e-4; `digits` are those of what has a prefix."""
     if value == 0:
         return "0"
     for size, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{prefix}"
+        text = f"{value / size:.{digits}g}"
+        if abs(float(text)) >= 1:  # 999,999 too
+            return text + prefix
     if abs(value) < 1e-3:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"

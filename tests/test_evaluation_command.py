@@ -14,10 +14,12 @@ import pytest
 import torch
 from inference_fixtures import HOSTILE, SOURCES, World, command, make_checkpoint, make_world, run_all, tiny_model
 
+from common.errors import UserError
 from common.files import read_json, write_json
 from common.runs import Run, choose_checkpoint
 from data_pipeline.shards import Dataset
 from evaluation import plots, summary
+from evaluation.__main__ import EvaluationCommand, open_dataset
 from evaluation.report_facts import comparison
 from evaluation.summary import is_up_to_date
 from inference import load_run
@@ -268,6 +270,23 @@ def test_mistakes_end_with_status_2_and_change_nothing(copy: World) -> None:
         assert (code, out) == (2, ""), arguments
         assert message in err
     assert all(read_json(run / "summary.json") == summary_of(copy) for run in runs.values())
+
+
+@pytest.mark.parametrize("place", ["model", "untrained", "unigram", "trigram", "packed", "sliding"])
+def test_a_baseline_never_stands_in_the_place_of_another_score(place: str) -> None:
+    with pytest.raises(UserError, match=f"write runs/{place}"):
+        EvaluationCommand(baseline=(f"runs/{place}", place))
+    assert EvaluationCommand(baseline=(f"runs/{place}",)).baseline == (f"runs/{place}",)
+
+
+def test_a_source_named_as_the_whole_split_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run = Run(world.run)
+    assert open_dataset(run, choose_checkpoint(run), None).sources == list(SOURCES)
+    edit_manifest(world.data, sources=[{"name": "wikipedia"}, {"name": "all"}])
+    with pytest.raises(UserError, match="named 'all'"):
+        open_dataset(run, choose_checkpoint(run), None)
 
 
 def test_curves_skip_what_is_not_a_number() -> None:

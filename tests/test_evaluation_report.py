@@ -144,6 +144,17 @@ def test_a_comparison_pairs_what_was_scored_on_the_same_documents(world: World) 
     assert flops[0][0] == 640 * read_json(world.run / "summary.json")["train_flops_per_token"]
 
 
+def test_runs_of_one_name_are_told_apart_by_their_paths(world: World, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "tiny"
+    shutil.copytree(world.run, elsewhere, ignore=shutil.ignore_patterns("checkpoints"))
+    facts = compare([Run(world.run), Run(elsewhere), Run(world.run.parent / "other")])
+    names = [str(world.run), str(elsewhere), "other"]
+    assert [run.name for run in facts.runs] == [line.label for line in facts.charts[0].lines] == names
+    assert len(facts.pairs) == 3 and {name for pair in facts.pairs for name in (pair.better, pair.worse)} == set(names)
+    (elsewhere / "document_scores.npz").unlink()
+    assert f"{elsewhere} has no scores" in compare([Run(world.run), Run(elsewhere)]).apart[0]
+
+
 def test_what_cannot_be_compared_is_said(world: World, tmp_path: Path) -> None:
     changed, bare = tmp_path / "changed", tmp_path / "bare"
     for copy in (changed, bare):
@@ -229,6 +240,7 @@ def test_ticks_and_numbers_are_round() -> None:
     assert log_ticks(1, 1000) == [1, 10, 100, 1000]
     assert all(30 <= tick <= 90 for tick in log_ticks(30, 90)) and len(log_ticks(30, 90)) >= 3
     shown = {0: "0", 1.5: "1.5", 1500: "1.5k", 2_202_345: "2.2M", 3e15: "3P", 5e-4: "5e-4", 0.02: "0.02"}
+    shown |= {999_999: "1M", 999_400: "999k", 999.7: "1k", -2e4: "-20k"}
     assert {value: short(value) for value in shown} == shown
     assert [duration(value) for value in (None, 42, 390, 11_520)] == ["–", "42 s", "6.5 min", "3.2 h"]
 
