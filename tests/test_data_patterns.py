@@ -16,8 +16,8 @@ MODULES = (
     *("cleaning", "masking", "dedup.paragraphs"),
     *("quality.code_signals", "quality.prose_signals", "quality.words"),
 )
-# These only see lines of at most 80 characters, twelve characters, or pieces of at most a thousand.
-BOUNDED = {"_BOILERPLATE", "_VERSION", "_URL", "_CONTRACTION", "_SUFFIX"}
+# These only see lines of at most 80 characters, twenty characters, or pieces of at most a thousand.
+BOUNDED = {"_BOILERPLATE", "_NO_ADDRESS", "_URL", "_CONTRACTION", "_SUFFIX"}
 UNITS = (
     *("(", "[", "{{", ")", " ", "\n", "\t", ".", ",", ":", "-", "—", "…", "1", "a", "A", "é", "_", "'", '"', "`", "\\"),
     *("<", "#", "/", "@", "*", "=", "( ", ", ", "1.", "1 ", "a.", "a@", "a:", "/*", "{{ "),

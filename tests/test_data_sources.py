@@ -79,6 +79,8 @@ def test_bad_json_lines_are_set_aside_and_the_rest_is_read(tmp_path: Path) -> No
     assert [document.origin.partition("#")[2] for document in documents] == [
         "line1", "line16", "line18,text1", "line18,text2",
     ]  # fmt: skip
+    alone, _, *together = [document.group or document.whole for document in documents]
+    assert len(set(together)) == 1 and alone not in together  # texts of a record stay on one side of the split
     assert reasons(quarantined) == [
         ("line 2", "invalid_json"),
         ("line 3", "not_an_object"),

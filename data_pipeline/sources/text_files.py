@@ -292,10 +292,10 @@ class _Reader:
                 yield position, self.set_aside(f"{position}, byte {error.start}", "invalid_utf8")
 
     def _fields(self, value: Any, position: str) -> Iterator[Document | Quarantined]:
-        """One document of a text, and one each of a list of texts."""
+        """One document of a text, and one each of a list of texts, which stay on one side of the split."""
         if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
             for number, text in enumerate(value, 1):
-                yield self._document(text, f"{position}, text {number}")
+                yield self._document(text, f"{position}, text {number}", f"{self.source.name}/{self._at(position)}")
         else:
             yield self._field(value, position)
 
@@ -304,8 +304,11 @@ class _Reader:
             return self.set_aside(position, "no_text")
         return self._document(value, position)
 
-    def _document(self, text: str, position: str) -> Document:
-        origin = f"{self.origin}#{position.replace(' ', '')}" if position else self.origin
+    def _at(self, position: str) -> str:
+        return f"{self.origin}#{position.replace(' ', '')}" if position else self.origin
+
+    def _document(self, text: str, position: str, group: str = "") -> Document:
+        origin = self._at(position)
         return Document(
             id=f"{self.source.name}/{origin}",
             source=self.number,
@@ -314,6 +317,7 @@ class _Reader:
             licence=self.source.licence,
             revision="",
             text=text,
+            group=group,
         )
 
     def set_aside(self, position: str, reason: str) -> Quarantined:
