@@ -73,8 +73,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 def only_process_in(directory: Path) -> Iterator[None]:
     """Hold a lock on `directory` for as long as the block runs: two runs in one place would undo each other's work.
 
-    The system gives the lock up with the process, however that ends. Where the file system has no locks, that is said, and
-    one run at a time is up to the user.
+    The system gives the lock up with the process, however that ends. Where there are no locks, that is said, and one
+    run at a time is up to the user.
 
     Raises:
         UserError: another process holds it, or the directory cannot be written.

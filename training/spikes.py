@@ -23,7 +23,7 @@ class SpikeGuard:
         self.skipped = 0  # steps skipped one after the other
 
     def take_note(self, loss: float, grad_norm: float) -> bool:
-        """Take note of a step; returns whether to skip it. What is not finite is skipped too, up to `PATIENCE` times."""
+        """Take note of a step; returns whether to skip it. What is not finite is skipped too, within `PATIENCE`."""
         if self.threshold is None:
             return False
         refused = not all(map(math.isfinite, (loss, grad_norm)))
