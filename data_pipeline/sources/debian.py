@@ -34,7 +34,7 @@ _LONGEST_DOWNLOAD = 1800  # seconds
 _TEXT_A_BYTE = 2  # bytes of text in a byte of a package, on the average
 
 _SOURCE = re.compile(r"^Source: *([a-z0-9][a-z0-9+.-]+)", re.MULTILINE)
-_LICENCE = re.compile(r"^License:[^\S\n]*(\S[^\n]*?)[^\S\n]*$", re.MULTILINE)
+_LICENCE = re.compile(r"^License:(.*)", re.MULTILINE)
 _LONGEST_LICENCE = 200  # characters
 _UNKNOWN_LICENCE = "see copyright file"
 _PIECE_BYTES = 262_144  # of a long plain text: what one byte that is not UTF-8 costs
@@ -213,7 +213,8 @@ class _Reader:
                 self.group = match[1]
         for name, file in self._files("data"):
             if name == f"usr/share/doc/{self.package.name}/copyright":
-                names = ", ".join(dict.fromkeys(_LICENCE.findall(_beginning(file))))
+                named = map(str.strip, _LICENCE.findall(_beginning(file)))
+                names = ", ".join(dict.fromkeys(filter(None, named)))
                 self.licence = textwrap.shorten(names, _LONGEST_LICENCE, placeholder=" …") or _UNKNOWN_LICENCE
             self.pages += manuals.is_page(name) and self._is_wanted(name)
 
