@@ -28,8 +28,6 @@ _LANGUAGES = frozenset(
     "mk ml mr ms nb ne nl nn pa pl pt ro ru si sk sl sq sr sv ta te th tr ug uk vi zh".split()
 )
 _LOCALE = re.compile(r"([a-z]{2,3})(?:[-_](?:[a-z]{2}|\d{3}|hans|hant|cyrl|latn))*(?:[.@][\w-]+)?")  # pt_br, de.utf-8
-    r"([a-z]{2,3})(?:[-_](?:[a-z]{2}|\d{3}|hans|hant|cyrl|latn))*(?:[.@][\w-]+)?"
-)  # pt-br, de_de.utf-8
 _OF_PACKAGE = re.compile(r"(?:^|/)share/doc/[^/]+/")  # its name means no language, as that of "sl" or "id-utils"
 
 
