@@ -10,6 +10,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -223,15 +224,29 @@ def test_plain_text_beside_pages_in_html_is_taken_for_the_same_once_more(tmp_pat
 
 
 def test_only_texts_in_the_wanted_languages_are_read() -> None:
-    wanted = ["doc/guide/html/es/index.html", "help/C/intro.page", "man/man1/ls.1.gz", "man/fr/man1/ls.1.gz", "a.md"]
+    wanted = [
+        *("doc/guide/html/es/index.html", "help/C/intro.page", "man/man1/ls.1.gz", "man/fr/man1/ls.1.gz", "a.md"),
+        *("doc/ca-certificates/README.txt", "doc/id-utils/html/a.html", "doc/sl/a.txt", "lib/id-utils/a.md"),
+        *("doc/guide/examples/a.pl", "doc/guide/a.cs", "doc/guide/b.ml.gz", "doc/guide/a.tar.py", "doc/en-GB/a.txt"),
+    ]
     refused = [
         *("doc/guide/changelog.Debian.gz", "doc/guide/copyright", "doc/guide/html/genindex.html", "doc/NEWS.txt"),
         *("doc/html/_sources/a.rst.txt", "doc/html/main_8cpp_source.html", "api/class-use/A.html", "logo.png"),
         *("html/de/index.html", "html/pt_BR/a.html", "handbook/zh-CN/a.html", "a.it.html", "man/ja/man1/ls.1.gz"),
+        *("doc/guide/de/a.pl", "a.html.pl", "a.html.de", "man/de.UTF-8/man1/ls.1", "doc/guide/sr@latin/a.txt"),
+        *("zh-Hans/a.md", "doc/guide/es-419/it/a.md"),
     ]
     languages = ("en", "es", "fr")
     assert [name for name in wanted + refused if manuals.is_text(f"usr/share/{name}", languages)] == wanted
     assert manuals.is_text("usr/share/html/de/index.html")
+
+
+def test_what_is_left_out_for_its_language_is_counted(tmp_path: Path) -> None:
+    data = tar({"./usr/share/doc/guide/de/a.txt": GOOD.encode(), "./a.txt": GOOD.encode(), "./logo.png": b"png"})
+    source = replace(put(tmp_path, package(data)), languages=("en",))
+    documents, quarantined, counts = collected(source, tmp_path)
+    assert [document.text for document in documents] == [GOOD] and not quarantined
+    assert counts.dropped == {"other_language": 1}
 
 
 def test_a_manual_page_in_html_keeps_headings_terms_tables_and_listings() -> None:

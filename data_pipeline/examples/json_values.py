@@ -9,7 +9,7 @@ from typing import Any
 
 _DECODER = json.JSONDecoder()
 _BETWEEN = re.compile(r"[ \t\r\n,\[\]]*")
-_NEXT_OBJECT = re.compile(r"[\n,][ \t\r\n]*(?=\{)")
+_NEXT_OBJECT = re.compile(r"[\n,][ \t\r]*(?=\{)")
 
 Value = tuple[int, Any, str]
 """Line, value, and what is wrong with it; nothing is wrong with a value that could be read."""

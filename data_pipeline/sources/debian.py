@@ -23,7 +23,7 @@ from typing import IO, Any
 from common.errors import UserError
 from common.files import TEMPORARY_SUFFIX, atomic_write, sha256_of, sync_directory, sync_file
 from data_pipeline.config import CollectionConfig
-from data_pipeline.documents import PART_MARK, Document, Quarantined
+from data_pipeline.documents import PART_MARK, Document, Quarantined, Skipped
 from data_pipeline.sources import deb, manuals
 from data_pipeline.sources.config import DebianPackages
 from data_pipeline.sources.opening import ArchiveError, decompressed, require, shown
@@ -34,7 +34,7 @@ _LONGEST_DOWNLOAD = 1800  # seconds
 _TEXT_A_BYTE = 2  # bytes of text in a byte of a package, on the average
 
 _SOURCE = re.compile(r"^Source: *([a-z0-9][a-z0-9+.-]+)", re.MULTILINE)
-_LICENCE = re.compile(r"^License:[^\S\n]*(\S[^\n]*?)[^\S\n]*$", re.MULTILINE)
+_LICENCE = re.compile(r"^License:(.*)", re.MULTILINE)
 _LONGEST_LICENCE = 200  # characters
 _UNKNOWN_LICENCE = "see copyright file"
 _PIECE_BYTES = 262_144  # of a long plain text: what one byte that is not UTF-8 costs
@@ -71,7 +71,7 @@ def plan(source: DebianPackages, config: CollectionConfig, downloads: Path) -> l
 
 def read(
     source: DebianPackages, number: int, items: tuple[Any, ...], config: CollectionConfig
-) -> Iterator[Document | Quarantined]:
+) -> Iterator[Document | Quarantined | Skipped]:
     """The documents of some packages. What is wrong with one file, or with the end of a package, costs only that."""
     for package in items:
         reader = _Reader(source, number, package, config)
@@ -194,12 +194,16 @@ class _Reader:
         self.group, self.licence = package.name, _UNKNOWN_LICENCE
         self.pages = 0  # in HTML
 
-    def read(self) -> Iterator[Document | Quarantined]:
+    def read(self) -> Iterator[Document | Quarantined | Skipped]:
         with contextlib.suppress(ArchiveError):  # the same error comes again below
             self._look_through()
         for name, file in self._files("data"):
             self.position = name
-            if not self._is_wanted(name) or (manuals.is_plain(name) and self.pages >= _MANY_PAGES):
+            if not self._is_wanted(name):
+                if manuals.is_text(name):
+                    yield Skipped("other_language")
+                continue
+            if manuals.is_plain(name) and self.pages >= _MANY_PAGES:
                 continue
             try:
                 yield from self._documents(name, decompressed(file))
@@ -213,7 +217,8 @@ class _Reader:
                 self.group = match[1]
         for name, file in self._files("data"):
             if name == f"usr/share/doc/{self.package.name}/copyright":
-                names = ", ".join(dict.fromkeys(_LICENCE.findall(_beginning(file))))
+                named = map(str.strip, _LICENCE.findall(_beginning(file)))
+                names = ", ".join(dict.fromkeys(filter(None, named)))
                 self.licence = textwrap.shorten(names, _LONGEST_LICENCE, placeholder=" …") or _UNKNOWN_LICENCE
             self.pages += manuals.is_page(name) and self._is_wanted(name)
 
