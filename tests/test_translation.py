@@ -129,6 +129,8 @@ def test_what_quotes_a_held_out_verse_is_not_learned_from() -> None:
     }
     with pytest.raises(UserError, match="no book 'Tobit'"):
         split(verses, TranslationConfig(test_books=("Tobit",), validation_books=("Col",)))
+    with pytest.raises(UserError, match="no verse is left to train on: hold out fewer books"):
+        split(verses, TranslationConfig(test_books=("Rom", "Hab"), validation_books=("Col", "Gal")))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ CARD = "README.md"
 CARD_MARK = "<!-- Written by `python -m data_pipeline`. Remove this line to keep your own edits. -->"
 _TEMPLATES = Path(__file__).parent / "templates"
 _FIGURES = ("funnel", "lengths", "languages", "tokens_by_source", "cluster_sizes")
+_TOKENIZERS = {"sentencepiece": "SentencePiece", "tiktoken": "tiktoken", "huggingface": "Hugging Face"}
 _STATE = "report.json"  # in `stages`: what the files were drawn from, and their sha256
 
 
@@ -83,7 +84,7 @@ def draw(facts: Facts) -> dict[str, bytes]:
         "manifest": facts.manifest,
         "images": {name: base64.b64encode(image).decode() for name, image in images.items()},
         "front_matter": card.front_matter(facts),
-        "tokenizer_name": {"sentencepiece": "SentencePiece"}.get(facts.manifest["tokenizer"]["kind"], "tiktoken"),
+        "tokenizer_name": _TOKENIZERS[facts.manifest["tokenizer"]["kind"]],
         "attribution": card.attribution(facts.manifest["licences"]),
         "config": flatten(facts.manifest["config"]),
         "example_characters": EXAMPLE_CHARACTERS,
