@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from dataclasses import replace
@@ -244,6 +245,16 @@ def test_a_run_as_a_measurement(project: Path, monkeypatch: pytest.MonkeyPatch) 
     assert result["step"] == 6 and result["tokens"] == 6 * 512 and result["val/loss"] > 0
     with pytest.raises(UserError, match="this run failed"):
         train("tiny.py", "broken", ("--batch.tokens-per-step", "200"))
+
+
+def test_as_many_documents_as_asked_are_spread_over_all() -> None:
+    for total, wanted in ((10, 6), (11, 10), (7, 7), (7, 50), (1000, 3), (5, 1)):
+        chosen = list(data.spread_over(iter(range(total)), total, wanted))
+        gaps = {after - before for before, after in itertools.pairwise(chosen)}
+        assert len(chosen) == min(total, wanted) and chosen[0] == 0 and len(gaps) <= 2, (total, wanted)
+        assert total - chosen[-1] <= -(-total // wanted)
+    with pytest.raises(UserError, match="--documents 0"):
+        data.DataCommand(documents=0)
 
 
 PEER = """
