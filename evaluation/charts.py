@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import TypeGuard
 
 Points = list[tuple[float, float]]
 
@@ -185,6 +186,11 @@ def interval_chart(rows: Sequence[Interval], unit: str) -> str:
         parts.append(f'<text x="{WIDTH - 2}" y="{y + 4}" text-anchor="end">{row.value:.3f}</text>')
     parts.append(f'<text class="name" x="{right}" y="{height - 5}" text-anchor="end">{escape(unit)}</text></svg>')
     return "".join(parts)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether `value` can be drawn: a finite number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def finite(points: Points) -> Points:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from evaluation.charts import is_number
+
 Rows = list[dict[str, Any]]
 
 # Name, place in summary.json below generation.model and generation.human, and what the number is.
@@ -56,4 +58,4 @@ def number_at(values: Any, place: str) -> float | None:
     """The number at a dotted place in nested dictionaries, None where something on the way is missing."""
     for key in place.split("."):
         values = values.get(key) if isinstance(values, dict) else None
-    return float(values) if isinstance(values, int | float) and not isinstance(values, bool) else None
+    return float(values) if is_number(values) else None

@@ -14,10 +14,11 @@ import pytest
 import torch
 from inference_fixtures import make_run
 
+from common.errors import UserError
 from common.runs import Run
 from evaluation.bleu import BleuOptions, corpus_bleu
 from evaluation.diversity import measure_diversity
-from evaluation.rouge import corpus_rouge
+from evaluation.rouge import RougeOptions, corpus_rouge
 from inference import load_run
 
 evaluate = pytest.importorskip("evaluate")
@@ -48,8 +49,11 @@ def test_bleu_and_rouge_are_those_of_the_room(tmp_path: Path) -> None:
     assert bleu["bleu"] == expected.score > 0 and bleu["signature"] == expected.signature
     assert bleu["interval"]["low"] == expected.interval.low  # type: ignore[union-attr]
     assert 0 < bleu["chrf++"] < 100 and "nw:2" in bleu["chrf++_signature"]
-    rouge = make("rouge", tmp_path).compute(predictions=PREDICTIONS, references=REFERENCES, stemmer=True)
-    assert rouge["rouge1"] != corpus_rouge(PREDICTIONS, REFERENCES)["rougeL"].f
+    predictions, references = ["The cats were running over two hills."], [["A cat runs over the hill.", "No cats."]]
+    stemmed = corpus_rouge(predictions, references, RougeOptions(stemmer=True))
+    rouge = make("rouge", tmp_path).compute(predictions=predictions, references=references, stemmer=True)
+    assert {kind: rouge[kind] for kind in stemmed} == {kind: score.f for kind, score in stemmed.items()}
+    assert rouge["rouge1"] > corpus_rouge(predictions, references)["rouge1"].f
     assert rouge["rouge_signature"] == "tok:ascii|stem:porter|sents:split"
 
 
@@ -91,6 +95,9 @@ def test_toxicity_groups_the_continuations_of_a_prompt(tmp_path: Path) -> None:
     texts = ["fine", "bullshit", "fine", "fine"]
     found = make("toxicity", tmp_path).compute(predictions=texts, per_prompt=2)
     assert found["toxicity_share"] == 0.25 and found["toxicity_expected_maximum"] == 0.5
+    for per_prompt in (0, -1, 3):
+        with pytest.raises(UserError, match=f"4 texts .* per_prompt={per_prompt}"):
+            make("toxicity", tmp_path).compute(predictions=texts, per_prompt=per_prompt)
 
 
 def test_memorisation_in_words(tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ from test_evaluation_command import Page
 from common.errors import UserError
 from common.files import read_json, write_json
 from common.runs import Run
+from evaluation import fine_tuning_plots, plots
 from evaluation.charts import Chart, Interval, Line, interval_chart, log_ticks, short, thinned, ticks
 from evaluation.report import duration, write_comparison, write_report
-from evaluation.report_facts import gather, verdict
+from evaluation.report_facts import RunFacts, gather, verdict
+from evaluation.report_metrics import number_at
 from evaluation.run_comparison import compare
 from evaluation.translation import COPY, TUNED
 
@@ -142,6 +144,19 @@ def test_a_comparison_pairs_what_was_scored_on_the_same_documents(world: World) 
     ]  # fmt: skip
     flops = facts.charts[2].lines[0].points
     assert flops[0][0] == 640 * read_json(world.run / "summary.json")["train_flops_per_token"]
+
+
+@pytest.mark.parametrize("value", [True, math.nan, -math.inf, "2", None])
+def test_what_is_no_finite_number_is_drawn_nowhere(value: Any) -> None:
+    rows: list[dict[str, Any]] = [
+        {"step": 1, "tokens": 64, "train/loss": value, "val/loss": value},
+        {"step": 2, "tokens": 128, "train/loss": 2.5, "val/loss": 3.0},
+    ]
+    facts = RunFacts("x", "runs/x", {}, rows, [], {}, {}, {}, {}, {})
+    assert facts.points("train/loss") == [(128.0, 2.5)] and facts.best_validation == rows[1]
+    assert fine_tuning_plots.series(rows, "train/loss") == ([2], [2.5])
+    assert plots.loss_curve(rows, {}) == plots.loss_curve(rows[1:], {})
+    assert number_at({"a": {"b": value}}, "a.b") is None and number_at({"a": {"b": 2}}, "a.b") == 2
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(world: World, tmp_path: Path) -> None:
