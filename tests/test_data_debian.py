@@ -178,7 +178,8 @@ def test_links_are_not_followed_and_hostile_names_stay_names(tmp_path: Path) -> 
         "guide/a\nname\\udcff.txt",
     }
     assert {path.name for path in set(tmp_path.rglob("*")) - set(before)} == {
-        *("downloads", "debian", "guide_1.0_all.deb", "out", "dropped", "00000-000.jsonl", "00000.jsonl")
+        *("downloads", "debian", "guide_1.0_all.deb", "guide_1.0_all.deb.sha256"),
+        *("out", "dropped", "00000-000.jsonl", "00000.jsonl"),
     }
 
 
@@ -299,6 +300,9 @@ def test_the_same_package_gives_the_same_plan_and_a_changed_one_another(tmp_path
     plans = [collect.plan([source], CollectionConfig(), tmp_path / "downloads") for _ in range(2)]
     assert plans[0] == plans[1]
     put(tmp_path, package(tar({"./a.txt": b"Another text."})))
+    with pytest.raises(UserError, match="is damaged"):
+        collect.plan([source], CollectionConfig(), tmp_path / "downloads")
+    (tmp_path / "downloads" / "debian" / "guide_1.0_all.deb.sha256").unlink()
     assert collect.plan([source], CollectionConfig(), tmp_path / "downloads")[0].state != plans[0][0].state
 
 

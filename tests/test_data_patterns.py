@@ -15,6 +15,7 @@ from data_pipeline import examples, sources
 from data_pipeline.quality.words import split_piece
 from data_pipeline.report import clusters
 from data_pipeline.sources import layout, wikitext
+from data_pipeline.tokenizer_training import chunks
 
 MODULES = (
     *("cleaning", "masking", "dedup.paragraphs"),
@@ -92,6 +93,10 @@ def test_the_time_of_cutting_a_piece_grows_with_the_piece(unit: str) -> None:
 
 def test_the_time_of_comparing_texts_grows_with_their_spaces() -> None:
     assert grows_evenly(lambda text: clusters.compare(text, "other words"), " ", "word", "word", 2000)
+
+
+def test_the_time_of_cutting_a_line_for_the_tokenizer_grows_with_the_line() -> None:
+    assert grows_evenly(lambda text: deque(chunks(text), 0), "word ", "", "", 250_000)
 
 
 def test_the_time_of_a_heading_grows_with_its_spaces() -> None:

@@ -54,7 +54,7 @@ def write(out: Path, executor: Executor | None = None) -> list[str]:
         UserError: there is no whole dataset in `out`, or an older version made it.
     """
     files = draw(gather(out, executor))
-    if not _is_ours(out / CARD):
+    if not card.is_ours(out / CARD, CARD_MARK):
         del files[CARD]
     for name, content in files.items():
         path = out / name
@@ -129,11 +129,6 @@ def scaled(value: int) -> str:
 def visible(piece: str) -> str:
     """A piece of the vocabulary with its whitespace shown."""
     return piece.replace("\u2581", "␣").replace("\n", "⏎").replace("\t", "⇥")
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a card may be overwritten."""
-    return not path.is_file() or CARD_MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _fingerprint(out: Path) -> str:

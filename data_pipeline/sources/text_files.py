@@ -26,7 +26,7 @@ from data_pipeline.sources.opening import (
     shown,
     utf8,
 )
-from data_pipeline.sources.source_tree import CODE
+from data_pipeline.sources.source_tree import CODE, in_parts
 
 _HTML = frozenset((".html", ".htm", ".xhtml"))
 _TABLES = {".csv": ",", ".tsv": "\t"}
@@ -46,18 +46,9 @@ def plan(source: TextFiles, config: CollectionConfig, downloads: Path) -> list[t
     files = matching_files(source.patterns, source.name)
     for name in files:
         _check_packages(name)
-    parts: list[tuple[tuple[Any, ...], str]] = []
-    group: list[str] = []
-    states: list[tuple[str, str]] = []
-    total = 0
-    for name, (state, size) in files.items():
-        if group and total > config.shard_bytes:
-            parts.append((tuple(group), repr(states)))
-            group, states, total = [], [], 0
-        group.append(name)
-        states.append((name, state))
-        total += size
-    return [*parts, (tuple(group), repr(states))]
+    sizes = ((name, size) for name, (_, size) in files.items())
+    parts = [tuple(name for name, _ in part) for part in in_parts(sizes, config.shard_bytes)]
+    return [(part, repr([(name, files[name][0]) for name in part])) for part in parts]
 
 
 def read(
