@@ -17,6 +17,7 @@ from common.cli import parse_command, run_command, to_dict  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.runs import RUNS_ROOT, Run  # noqa: E402
 from training.config import BudgetConfig, ExamplesConfig, RunConfig  # noqa: E402
+from training.config_checks import check  # noqa: E402
 from training.leaving import how_to_load, leave_adapter  # noqa: E402
 from training.run import run_training  # noqa: E402
 from training.series import joined, later_stages, runs_of  # noqa: E402
@@ -42,19 +43,20 @@ def main(argv: Sequence[str]) -> None:
         budget=one_of(config.budget, "budget", [part.name for part in fields(BudgetConfig)], argv),
         examples=one_of(config.examples, "examples", ("validation_files", "validation_fraction", "folds"), argv),
     )
+    check(config)
     runs = runs_of(config)
     if command.dry_run and len(runs) > 1:
         print(f"{len(runs)} runs, of which this is the first: {', '.join(one.name for one in runs)}", file=sys.stderr)
     with joined(runs):
         for number, one in enumerate(runs, start=1):
             finished = run_training(one, command.dry_run, later_stages(config, runs, number))
-            if one.examples.used and not command.dry_run and os.environ.get("RANK", "0") == "0":
-                leave_behind(one)
-                compare(config, runs, number)
-            if finished and not command.dry_run and os.environ.get("RANK", "0") == "0":
-                draw_report(one)
             if not finished:
                 return
+            if os.environ.get("RANK", "0") == "0":
+                if one.examples.used:
+                    leave_behind(one)
+                    compare(config, runs, number)
+                draw_report(one)
 
 
 def one_of(section: Section, name: str, choices: Sequence[str], argv: Sequence[str]) -> Section:

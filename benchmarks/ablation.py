@@ -21,6 +21,7 @@ from benchmarks.runs import Result, Results, digest, spread, train
 from common.cli import load_config, override, run_command, to_dict
 from common.errors import UserError
 from common.runs import RUNS_ROOT
+from data_pipeline.shards import Dataset
 from training.config import RunConfig
 
 # The flags that change one part of the recipe; "default" is the config as it is.
@@ -47,7 +48,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "tied head": ("--model.tied",),
     "value embeddings in 1 block": ("--model.value-embeddings", "1"),
     "value embeddings in 2 blocks": ("--model.value-embeddings", "2"),
-    "cosine": ("--schedule.kind", "cosine"),
+    "cosine": ("--schedule.kind", "cosine", "--schedule.cooldown", "0.5"),
     "no opening": ("--opening.fraction", "0", "--opening.context-length", "None"),
     "opening: half the batch": ("--opening.context-length", "None", "--opening.tokens-per-step", "1024"),
     "average of the weights": ("--optimizer.ema", "0.95"),
@@ -86,7 +87,8 @@ def run_one(command: AblationCommand, variant: str, seed: int) -> Result:
 def key_of(command: AblationCommand, variant: str) -> Result:
     """What the result of a run depends on, beside its seed."""
     config = override(load_config(command.config, RunConfig), VARIANTS[variant], variant)
-    about = {"config": command.config, "settings": digest(to_dict(config))}
+    data = Dataset(config.data.directory).fingerprint
+    about = {"config": command.config, "settings": digest([data, to_dict(config)])}
     return {**about, "variant": variant, "budget": command.tokens, "jobs": command.jobs}
 
 

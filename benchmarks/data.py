@@ -14,11 +14,10 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
@@ -32,6 +31,7 @@ from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import read_documents, write_row
 from data_pipeline.sources.config import PackagedWikipedia, PythonCode
 
+T = TypeVar("T")
 ALL = "+".join(RULES)
 # Each task of ours, and the tasks of others that do the same.
 TASKS: dict[str, tuple[str, ...]] = {
@@ -58,6 +58,16 @@ class DataCommand:
     json: str | None = None
     """Also write the figures to FILE_gopher_quality.json and so on, this being FILE."""
 
+    def __post_init__(self) -> None:
+        if self.documents is not None and self.documents < 1:
+            raise UserError(f"--documents {self.documents} is too small: it must be at least 1")
+
+
+def spread_over(documents: Iterable[T], total: int, wanted: int) -> Iterator[T]:
+    """`wanted` of all `total` documents, or all where there are no more, at distances that differ by one at most."""
+    wanted = min(wanted, total)
+    return (document for place, document in enumerate(documents) if place * wanted % total < wanted)
+
 
 def write_documents(command: DataCommand, path: Path) -> tuple[int, float]:
     """All documents into one file; returns their number and megabytes."""
@@ -67,11 +77,10 @@ def write_documents(command: DataCommand, path: Path) -> tuple[int, float]:
             collect.collect_part(task, Path(folder), part)
         shards = sorted(Path(folder).glob("*.jsonl"))
         total = sum(1 for shard in shards for _ in read_documents(shard))
-        step = max(1, total // command.documents) if command.documents else 1
         documents = (document for shard in shards for document in read_documents(shard))
         count = size = 0
         with path.open("w", encoding="utf-8") as file:
-            for document in islice(documents, 0, None, step):
+            for document in spread_over(documents, total, command.documents or total):
                 write_row(file, document)
                 count, size = count + 1, size + document.byte_count
     return count, size / 1e6

@@ -227,10 +227,13 @@ def when_idle(url: str, seconds: float = 10) -> Metrics:
 
 def summary(measured: Measured, metrics: Metrics, seconds: float) -> dict[str, Any]:
     waits = {"time_to_first_token": measured.first_token, "inter_token_latency": measured.between_tokens}
-    milliseconds = {}
+    milliseconds: dict[str, dict[str, float | None]] = {}
     for name, values in waits.items():
         seen = in_buckets(values, metrics, f"{name}_seconds")
         for percent in (50, 95):
+            if len(values) < 2:
+                milliseconds[f"{name} p{percent}"] = dict.fromkeys(("clients", "clients_in_buckets", "server"))
+                continue
             milliseconds[f"{name} p{percent}"] = {
                 "clients": 1000 * statistics.quantiles(values, n=100)[percent - 1],
                 "clients_in_buckets": 1000 * quantile(seen, f"{name}_seconds", percent / 100),
@@ -258,12 +261,16 @@ def faults(found: dict[str, Any], edges: dict[str, list[float]]) -> list[str]:
         said.append(
             f"{found['left_running']:g} texts still run, {found['cache_left_filled']:.1%} of the cache is filled"
         )
-    memory = found["memory_mb"]
+    memory = found["memory_mb"] or [0.0]  # of a load too short to look at it
     quarter = max(1, len(memory) // 4)
     early, late = statistics.median(memory[quarter : 2 * quarter] or memory), statistics.median(memory[-quarter:])
     if late > (1 + GROWTH) * early:
         said.append(f"memory has grown from {early:.0f} to {late:.0f} MB between the second and the last quarter")
+    unanswered = [name.split()[0] for name, values in found["milliseconds"].items() if values["server"] is None]
+    said += [f"too few answers for {name}" for name in dict.fromkeys(unanswered)]
     for name, values in found["milliseconds"].items():
+        if values["server"] is None:
+            continue
         own = edges[name.split()[0]]
         if abs(bisect.bisect_left(own, values["clients_in_buckets"]) - bisect.bisect_left(own, values["server"])) > 1:
             said.append(f"{name} of clients and server are not in the same or neighbouring buckets")
@@ -276,7 +283,7 @@ def show(title: str, found: dict[str, Any]) -> None:
     columns = ("clients", "clients, in the server's buckets", "server's histogram")
     table = Table("milliseconds", *columns, title=title, title_justify="left")
     for name, values in found["milliseconds"].items():
-        table.add_row(name.replace("_", " "), *(number(value) for value in values.values()))
+        table.add_row(name.replace("_", " "), *("n/a" if value is None else number(value) for value in values.values()))
     console.print(table)
     for name, value in found.items():
         if name != "milliseconds":

@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import tyro  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -83,7 +82,7 @@ def run_peer(command: TimeToLossCommand, rate: float, seed: int) -> Result:
     precision = precision_without_scaler(device, config.precision)
     peer = Peer(command.peer, shape, rate, seed, command.compiled, device, precision)
     stream = dataset.split("train")
-    tokens = stream.read(0, len(stream)).astype(np.uint16)
+    tokens = stream.read(0, len(stream)).astype(stream.dtype)
     started = time.perf_counter()
     for step in range(command.steps):
         peer.set_rate(step, command.steps)
@@ -134,8 +133,9 @@ def what_peer_depends_on(command: TimeToLossCommand) -> Result:
 
 
 def what_ours_depends_on(command: TimeToLossCommand) -> Result:
-    settings = digest(to_dict(load_config(command.config, RunConfig)))
-    return {"layers": command.layers, "width": command.width, "settings": settings}
+    config = load_config(command.config, RunConfig)
+    data = Dataset(config.data.directory).fingerprint
+    return {"layers": command.layers, "width": command.width, "settings": digest([data, to_dict(config)])}
 
 
 def measure(command: TimeToLossCommand, results: Results) -> tuple[list[Result], dict[str, list[Result]]]:

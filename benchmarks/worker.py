@@ -25,7 +25,7 @@ from pydantic import TypeAdapter  # noqa: E402
 
 from benchmarks.peer import Peer, precision_without_scaler, random_windows  # noqa: E402
 from benchmarks.process import peak_held  # noqa: E402
-from data_pipeline.shards import Shard, TokenStream  # noqa: E402
+from data_pipeline.shards import Shard, TokenStream, token_dtype  # noqa: E402
 from model import Decoder  # noqa: E402
 from model.device import choose_device  # noqa: E402
 from training.batches import Batches  # noqa: E402
@@ -150,7 +150,7 @@ class Theirs:
 
     def step(self) -> dict[str, float]:
         clock, split = Clock(self.peer.device), self.split
-        tokens = np.memmap(self.tokens.shards[0].path, dtype=np.uint16, mode="r")
+        tokens = np.memmap(self.tokens.shards[0].path, dtype=self.tokens.dtype, mode="r")
         batches = (random_windows(tokens, split.micro_batch, split.context) for _ in range(split.accumulation))
         self.peer.step(batches, split.accumulation)
         clock.lap("update")
@@ -162,10 +162,10 @@ class Theirs:
 
 def random_tokens(config: RunConfig, directory: Path) -> TokenStream:
     """A stream of random ids, so that what is measured does not depend on any data."""
-    path = directory / "random.bin"
+    path, dtype = directory / "random.bin", token_dtype(config.model.vocab_size)
     ids = np.random.default_rng(0).integers(0, config.model.vocab_size, TOKENS)
-    ids.astype("<u2").tofile(path)
-    return TokenStream([Shard(path, TOKENS)], np.dtype("<u2"))
+    ids.astype(dtype).tofile(path)
+    return TokenStream([Shard(path, TOKENS)], dtype)
 
 
 def held(device: torch.device) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory that becomes `path` only when the block ends without an error.
 
-    Every file in it is synced before the rename, so that a directory with the final name is always whole.
+    All in it is synced before the rename, so that a directory with the final name is always whole.
     """
     path = Path(path)
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
@@ -50,9 +51,11 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                sync_file(file)
+        for inside in temporary.rglob("*"):
+            if inside.is_dir():
+                sync_directory(inside)
+            elif inside.is_file():
+                sync_file(inside)
         sync_directory(temporary)
         replaced = path.with_name(path.name + REPLACED_SUFFIX)
         if path.exists():
@@ -70,7 +73,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 def only_process_in(directory: Path) -> Iterator[None]:
     """Hold a lock on `directory` for as long as the block runs: two runs in one place would undo each other's work.
 
-    The system gives the lock up with the process, however that ends.
+    The system gives the lock up with the process, however that ends. Where there are no locks, that is said, and one
+    run at a time is up to the user.
 
     Raises:
         UserError: another process holds it, or the directory cannot be written.
@@ -85,12 +89,17 @@ def only_process_in(directory: Path) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows: one run at a time is up to the user
+        except ImportError:  # Windows
             pass
-        except OSError as error:
+        except BlockingIOError as error:
             raise UserError(
                 f"another process is working in {directory}; wait for it to end, or choose another place"
             ) from error
+        except OSError as error:  # some file systems of clusters
+            print(
+                f"warning: {directory} cannot be locked ({error.strerror}); let one run at a time work there",
+                file=sys.stderr,
+            )
         yield
 
 

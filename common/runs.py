@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.files import TEMPORARY_SUFFIX, read_json, sha256_of, write_json
 
 RUNS_ROOT = Path("runs")
+TRACKIO_ROOT = RUNS_ROOT / "trackio"  # one database a project, so that its runs can be compared
 AVERAGE = "average.safetensors"  # in a checkpoint: the running average of the weights, where one is kept
 
 

@@ -1,7 +1,7 @@
-"""The model of configs/mini.py in an evening on two CPU cores, on data that needs no account.
+"""The model of configs/mini.py in five hours on two CPU cores, on data that needs no account.
 
 Make the data first: python -m data_pipeline configs/data/mini_local.py (Debian 12, apt-get). Small steps, and short
-sequences for the first half, because there is time for a fifth of the data only.
+sequences for the first half, because there is time for a third of the data only.
 """
 
 from model.presets import preset
@@ -28,7 +28,7 @@ config = RunConfig(
     ),
     opening=OpeningConfig(fraction=0.5, context_length=256),
     schedule=ScheduleConfig(kind="wsd", warmup=0.02, cooldown=0.5, final=0.05),
-    budget=BudgetConfig(tokens=30_000_000),
+    budget=BudgetConfig(tokens=45_000_000),
     validation=ValidationConfig(
         every=250, tokens=131_072, prompts=("The history of", "La ciudad de", "from __future__ import annotations")
     ),

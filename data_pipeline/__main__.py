@@ -5,6 +5,7 @@ A config may also ask for examples to fine-tune on: questions made from facts, o
 
 from __future__ import annotations
 
+import ast
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -103,7 +104,12 @@ def main(argv: Sequence[str]) -> None:
 def _names(argv: Sequence[str], config: type) -> bool:
     """Whether the config file names that class, as one has to that builds it, mistakes in it or not."""
     path = Path(argv[0]) if argv else Path()
-    return path.is_file() and config.__name__.encode() in path.read_bytes()
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # told when it is loaded
+        return False
+    named = {getattr(node, field, None) for node in ast.walk(tree) for field in ("id", "attr", "name")}
+    return config.__name__ in named
 
 
 if __name__ == "__main__":

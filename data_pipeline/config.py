@@ -204,7 +204,8 @@ class DecontaminationConfig:
     patterns: tuple[str, ...] = ()
     """Files of evaluation texts, in any format of the source `TextFiles`; without any, nothing is done."""
     text_fields: tuple[str, ...] = ("text",)
-    """Fields of a JSON line, or columns of a table, that hold text, such as a question and its answer."""
+    """Fields of a JSON line, or columns of a table, that hold text or lists of texts, such as a question and its
+    answers."""
     ngram_words: int = 13
     """Length of the n-grams in words; case and punctuation do not count."""
     min_words: int = 8

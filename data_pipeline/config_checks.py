@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -12,6 +12,8 @@ from common.errors import UserError
 from data_pipeline.config import DataConfig, TokenizerConfig
 from data_pipeline.quality import language
 from data_pipeline.tokenizer_import import pack
+
+_DAY = 86_400  # seconds
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Range:
         return text if self.most == math.inf else f"{text} and {'below' if self.open_above else 'at most'} {self.most}"
 
 
-# Every number of a config by its dotted name; each item of a tuple has to be in the range. Seeds may be any number.
+# Every number of a config, sources aside, by its dotted name; each item of a tuple has to be in the range. Seeds may be
+# any number.
 RANGES: dict[Range, tuple[str, ...]] = {
     Range(1): (
         *("collection.shard_bytes", "collection.max_document_bytes", "collection.max_record_bytes"),
@@ -70,6 +73,13 @@ RANGES: dict[Range, tuple[str, ...]] = {
     Range(0, 1, open_below=True, open_above=True): ("split.validation_fraction", "tokenizer.character_coverage"),
     Range(0, 100): ("filters.prose.max_bits_percentile",),
 }
+# The same of all kinds of sources, in which a name means one thing. Namespaces may have any number.
+SOURCE_RANGES: dict[Range, tuple[str, ...]] = {
+    Range(1): ("max_bytes", "max_file_bytes"),
+    Range(0, 1, open_below=True): ("max_package_share",),
+    Range(0, _DAY): ("delay",),
+    Range(0, _DAY, open_below=True): ("timeout",),
+}
 
 
 def check(config: DataConfig) -> None:
@@ -80,13 +90,22 @@ def check(config: DataConfig) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UserError(f"config.sources: the name {repeated[0]!r} is used twice; give each source its own `name`")
-    for allowed, fields in RANGES.items():
-        for field in fields:
-            for name, value in _numbers(field, attrgetter(field)(config)):
-                if value not in allowed:
-                    raise UserError(f"{name} is {value}; it must be {allowed}")
+    if "all" in names:
+        raise UserError("config.sources: the name 'all' stands for all sources together; give that one another `name`")
+    _check_ranges(config, RANGES)
+    for place, source in enumerate(config.sources):
+        own = {allowed: [name for name in fields if hasattr(source, name)] for allowed, fields in SOURCE_RANGES.items()}
+        _check_ranges(source, own, f"sources[{place}].")
     _check_measures(config, names)
     _check_tokenizer(config.tokenizer)
+
+
+def _check_ranges(values: Any, ranges: Mapping[Range, Sequence[str]], prefix: str = "") -> None:
+    for allowed, fields in ranges.items():
+        for field in fields:
+            for name, value in _numbers(prefix + field, attrgetter(field)(values)):
+                if value not in allowed:
+                    raise UserError(f"{name} is {value}; it must be {allowed}")
 
 
 def _check_tokenizer(config: TokenizerConfig) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,10 @@ def publish(
         "fingerprint": fingerprint_of(hashes),
         "config": to_dict(config),
     }
-    path = out / "manifest.json"
-    if not path.is_file() or read_json(path) != values:
+    path, written = out / "manifest.json", None
+    with suppress(FileNotFoundError, ValueError):  # there is none, or it was damaged
+        written = read_json(path)
+    if written != values:
         write_json(path, values)
     return values
 

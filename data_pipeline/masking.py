@@ -15,7 +15,9 @@ _EMAIL = re.compile(r"(?<![\w.+%-])[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9-]{1,6
 _EXAMPLE_DOMAINS = ("example.com", "example.org", "example.net", ".example", ".invalid", ".test", ".localhost")
 # What may not stand before is looked at after the first character, because a search for one of a few is fast.
 _IPV4 = re.compile(r"(?s)[0-9](?<![\w.-].)\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3}(?![\w-]|\.\d)")
-_VERSION = re.compile(r"(?:version|release|\bv|[=<>~]=)\s*$", re.IGNORECASE)
+# What stands before a version, the number of a section or an object identifier: `"version": "1.2.3.4"`.
+_NO_ADDRESS = re.compile(r"(?:(?:version|release|section|(?<![a-z])oid)s?[^\w.]{0,6}|\bv|[=<>~]=)\s*$", re.IGNORECASE)
+_OBJECT_IDENTIFIER = re.compile(r"1\.3\.6\.1|2\.5\.(?:4|29)\.\d+")  # the Internet's, and those of X.500
 _MAYBE_IPV6 = re.compile(":[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:){2,7}(?::?[0-9A-Fa-f]{1,4}){1,6}(?![\w:.])")
 # International numbers, and those of North America in their usual spelling.
@@ -91,7 +93,8 @@ def _is_personal_address(match: re.Match[str]) -> bool:
 
 
 def _is_public_address(match: re.Match[str]) -> bool:
-    if _VERSION.search(match.string[max(0, match.start() - 12) : match.start()]):
+    before = match.string[max(0, match.start() - 20) : match.start()]
+    if _NO_ADDRESS.search(before) or _OBJECT_IDENTIFIER.fullmatch(match[0]):
         return False
     try:
         return ipaddress.ip_address(match[0]).is_global

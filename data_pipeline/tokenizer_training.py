@@ -100,8 +100,8 @@ def chunks(text: str) -> Iterator[str]:
     start, size = 0, 0
     position = 0
     while position < len(text):
-        newline = text.find("\n", position)
-        end = len(text) if newline < 0 else newline + 1
+        most = min(len(text), position + CHUNK_BYTES + 1)  # what is longer is too long, however much of it follows
+        end = text.find("\n", position, most) + 1 or most
         width = len(text[position:end].encode())
         if size and size + width > CHUNK_BYTES:
             yield text[start:position]

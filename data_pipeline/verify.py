@@ -34,6 +34,8 @@ from data_pipeline.shards import INDEX_DTYPE, Dataset
 from data_pipeline.tokenizer import Tokenizer
 
 _SHOWN = 10  # problems of each check
+# What tokenizers that normalise text are known to change: case, accents, forms of Unicode, spaces, rare characters.
+_PROBE = "  Ünïts:\tÇa  cafe\u0301 ﬁne ½ ①　“Ａ” …\n\n ὠ 漢字 👩‍👧 "
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def verify(directory: str | Path) -> list[Check]:
             return [files]
         if (tokenizer.vocab_size, tokenizer.eos_id) != (dataset.vocab_size, dataset.eos_id):
             files.report("the manifest's vocabulary and end-of-text id are not those of the tokenizer")
-        checks = _checks(dataset)
+        checks = _checks(dataset, tokenizer)
         for document in files.documents(dataset, tokenizer):
             for check in checks:
                 check.add(document)
@@ -135,11 +137,11 @@ def verify(directory: str | Path) -> list[Check]:
     return [files, *checks]
 
 
-def _checks(dataset: Dataset) -> list[DocumentCheck]:
+def _checks(dataset: Dataset, tokenizer: Tokenizer) -> list[DocumentCheck]:
     config = dataset.manifest["config"]
     return [
         Totals(dataset.manifest),
-        Tokens(dataset.vocab_size, dataset.eos_id),
+        Tokens(dataset.vocab_size, dataset.eos_id, tokenizer.decode(tokenizer.encode(_PROBE)) == _PROBE),
         ExactDuplicates(),
         Leaks(config["deduplication"]["shingle_words"], config["split"]["leak_threshold"]),
         Groups(),

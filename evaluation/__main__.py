@@ -28,8 +28,8 @@ from common.files import atomic_write, write_json  # noqa: E402
 from common.runs import Checkpoint, Run, choose_checkpoint, find_run  # noqa: E402
 from data_pipeline.shards import Dataset  # noqa: E402
 from evaluation.baselines import NGRAM_NAMES, counted_nll, training_sample  # noqa: E402
+from evaluation.document_scores import ALL, DocumentScores, intervals  # noqa: E402
 from evaluation.document_scores import FILE as DOCUMENT_SCORES  # noqa: E402
-from evaluation.document_scores import DocumentScores, intervals  # noqa: E402
 from evaluation.generations import (  # noqa: E402
     GenerationOptions,
     evaluate_generations,
@@ -56,6 +56,9 @@ from evaluation.wandb_results import EvaluationTracking, log_results  # noqa: E4
 from inference import LoadedRun, load_checkpoint, read_config  # noqa: E402
 from model.device import DeviceName, Precision, PrecisionName, choose_device, choose_precision  # noqa: E402
 from training.distribution import process_group, world_from_environment  # noqa: E402
+
+OWN_NAMES = {"model", "untrained", "unigram", *NGRAM_NAMES.values(), *CONTEXT_POLICIES}
+"""What scores are kept under; a baseline is kept under its place."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,9 @@ class EvaluationCommand:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} is too small: it must be at least 1")
         if self.ngram_order not in NGRAM_NAMES:
             raise UserError(f"--ngram-order {self.ngram_order} is not one of {', '.join(map(str, NGRAM_NAMES))}")
+        for place in self.baseline:
+            if place in OWN_NAMES:
+                raise UserError(f"--baseline {place} is the name of another row of the table; write runs/{place}")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -162,6 +168,11 @@ def open_dataset(run: Run, checkpoint: Checkpoint, directory: str | None) -> Dat
         dataset = Dataset(directory or config["data"]["directory"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{run.config} does not say what data it was trained on; name some with --data DIR") from error
+    if ALL in dataset.sources:
+        raise UserError(
+            f"a source of the data in {dataset.directory} is named {ALL!r}, which is the row of the whole split; give "
+            "it another name in their config, and make them again"
+        )
     expected = checkpoint.state["tokenizer_sha256"]
     if dataset.tokenizer_sha256 != expected:
         raise UserError(

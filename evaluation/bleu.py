@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -196,7 +196,7 @@ def corpus_chrf(predictions: Sequence[str], references: References) -> tuple[flo
     found = check_references(predictions, references)
     most = max(map(len, found))
     streams = [[own[number] if number < len(own) else None for own in found] for number in range(most)]
-    metric = _sacrebleu().CHRF(word_order=2)
+    metric = sacrebleu_metrics().CHRF(word_order=2)
     return float(metric.corpus_score(list(predictions), streams).score), str(metric.get_signature())
 
 
@@ -216,6 +216,15 @@ def tokenize_13a(text: str) -> list[str]:
     return text.split()
 
 
+def sacrebleu_metrics() -> Any:
+    """The measures of sacrebleu. Raises UserError when it is not installed."""
+    try:
+        from sacrebleu import metrics
+    except ImportError as error:
+        raise UserError("sacrebleu is not here: pip install -c constraints.txt -e '.[metrics]'") from error
+    return metrics
+
+
 def _brevity_penalty(length: np.ndarray, reference_length: np.ndarray) -> np.ndarray:
     ratio = reference_length / np.maximum(length, 1)
     return np.where(length >= reference_length, 1.0, np.where(length > 0, np.exp(1 - ratio), 0.0))
@@ -229,15 +238,7 @@ def _cutter(options: BleuOptions) -> Callable[[str], list[str]]:
         "char": lambda text: list("".join(text.split())),
     }
     if options.tokenizer == "intl":
-        international = _sacrebleu().BLEU(tokenize="intl").tokenizer
+        international = sacrebleu_metrics().BLEU(tokenize="intl").tokenizer
         cutters["intl"] = lambda text: international(text).split()
     cut = cutters[options.tokenizer]
     return lambda text: cut((text.lower() if options.lowercase else text).rstrip())
-
-
-def _sacrebleu():  # type: ignore[no-untyped-def]
-    try:
-        from sacrebleu import metrics
-    except ImportError as error:
-        raise UserError("sacrebleu is not here: pip install -c constraints.txt -e '.[metrics]'") from error
-    return metrics

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import TypeGuard
 
 Points = list[tuple[float, float]]
 
@@ -187,6 +188,11 @@ def interval_chart(rows: Sequence[Interval], unit: str) -> str:
     return "".join(parts)
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether `value` can be drawn: a finite number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def finite(points: Points) -> Points:
     """The points whose two values are finite numbers."""
     return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
@@ -222,13 +228,14 @@ def log_ticks(low: float, high: float) -> list[float]:
     return ticks(low, high, 5)
 
 
-def short(value: float) -> str:
-    """A number as an axis shows it: 1500000 as 1.5M, 0.0005 as 5e-4."""
+def short(value: float, digits: int = 3) -> str:
+    """A number as an axis shows it: 1500000 as 1.5M, 0.0005 as 5e-4; `digits` are those of what has a prefix."""
     if value == 0:
         return "0"
     for size, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{prefix}"
+        text = f"{value / size:.{digits}g}"
+        if abs(float(text)) >= 1:  # 999,999 too
+            return text + prefix
     if abs(value) < 1e-3:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"

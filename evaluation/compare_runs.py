@@ -17,6 +17,7 @@ from common.runs import RUNS_ROOT, Run, choose_checkpoint
 from data_pipeline.tokenizer import Tokenizer
 from evaluation.example_loss import mean_loss
 from evaluation.stage_parts import Part, load_held_out
+from evaluation.tuned_and_base import NOT_ASKED, BothOptions
 from inference import read_config
 from inference.loading import load_base
 from model.device import choose_device
@@ -103,10 +104,16 @@ def ask(run: Run, questions: Path, limit: int | None, config: RunConfig, with_ba
     Raises:
         UserError: the questions cannot be read, or asked.
     """
-    wanted = {"file_sha256": sha256_of(questions), "limit": limit, "checkpoint_step": choose_checkpoint(run).step}
+    wanted = {
+        "file_sha256": sha256_of(questions),
+        "limit": limit,
+        "max_new_tokens": BothOptions.max_new_tokens,
+        "checkpoint_step": choose_checkpoint(run).step,
+    }
     path = run.path / "questions.json"
     result = read_json(path) if path.is_file() else {}
-    if any(result.get(key, "") != value for key, value in wanted.items()) or (with_base and not result["base"]):
+    others = any(result.get(key, "") != value for key, value in wanted.items())
+    if others or (with_base and result["without_base"] == NOT_ASKED):
         flags = [*(["--limit", str(limit)] if limit else []), "--device", config.device]
         flags += [] if with_base else ["--no-base"]
         ended_well("-m", "evaluation.questions", str(run.path), str(questions), *flags)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from common.errors import UserError
 from common.files import atomic_write
 from evaluation.perplexity import Score, SplitScores
+from evaluation.resampling import bounds, resampled_sums
 
 FILE = "document_scores.npz"
-RESAMPLES, SEED, LEVEL = 1000, 0, 0.95
 ALL = "all"  # the row of the whole split beside those of its sources
-_AT_ONCE = 1 << 23  # counts of documents that are held at a time
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class DocumentScores:
                     tuple(file["sources"].tolist()),
                     str(file["data_fingerprint"]),
                 )
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
             raise UserError(
                 f"{path} cannot be read ({error}); make it with: python -m evaluation {path.parent}"
             ) from error
@@ -133,20 +134,3 @@ def intervals(scores: DocumentScores) -> dict[str, Any]:
                 entry["behind_interval"] = bounds(bits[:, number] - bits[:, 0])
             found[group][name] = entry
     return found
-
-
-def resampled_sums(values: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """Sums over documents drawn with replacement; (values, documents) -> (resamples, values). All share the draws."""
-    rng, documents = np.random.default_rng(seed), values.shape[1]
-    found = []
-    for start in range(0, resamples, step := max(1, _AT_ONCE // documents)):
-        draws = rng.integers(0, documents, (min(step, resamples - start), documents))
-        counts = np.stack([np.bincount(draw, minlength=documents) for draw in draws])
-        found.append(counts.astype(np.float64) @ values.T)
-    return np.concatenate(found)
-
-
-def bounds(values: np.ndarray) -> list[float]:
-    """Between which 95 of 100 resampled `values` lie."""
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return [float(low), float(high)]

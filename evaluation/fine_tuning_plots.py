@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
+from evaluation.charts import is_number
+
 Rows = Sequence[dict[str, Any]]
 """Lines of metrics.jsonl in the order of their steps; a value that is missing or not finite is not drawn."""
 Panel = Callable[[Axes, Rows], None]
@@ -51,14 +53,10 @@ def series(rows: Rows, key: str) -> tuple[list[int], list[float]]:
     return [step for step, _ in points], [value for _, value in points]
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def epoch_of(row: dict[str, Any]) -> int | None:
     """The epoch that a row belongs to, from 1 on; its `epoch` is how many of them were seen when it was logged."""
     seen = row.get("epoch")
-    return max(1, math.ceil(seen - 1e-6)) if is_number(seen) else None  # type: ignore[operator]
+    return max(1, math.ceil(seen - 1e-6)) if is_number(seen) else None
 
 
 def loss_by_step(axes: Axes, rows: Rows) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 from common.errors import UserError
 from common.files import read_json, read_json_lines
 from common.runs import Run
+from evaluation.charts import is_number
 from evaluation.diversity import distinct_n, split_words
-from evaluation.fine_tuning_plots import Rows, is_number, running_mean, series
+from evaluation.fine_tuning_plots import Rows, running_mean, series
 from inference.asking import EXAMPLES
 
 FEWEST = 10  # logged steps, below which nothing is said about where the loss is going

@@ -70,7 +70,7 @@ def rungs_of(config: RunConfig, sizes: Sequence[str], tokens: Sequence[float]) -
     for size in dict.fromkeys(sizes):
         model = resized(config.model, size)
         for budget in sorted({int(one) for one in tokens}):
-            name = f"{config.name}_{size}_{short(budget)}"
+            name = f"{config.name}_{size}_{short(budget, 15)}"  # whole, so that no two budgets share a run
             rungs.append(replace(config, name=name, model=model, budget=BudgetConfig(tokens=budget)))
     return sorted(rungs, key=lambda rung: size_of(rung.model) * (rung.budget.tokens or 0))
 

@@ -43,7 +43,7 @@ class Score:
     loss: float
     """Mean negative log-likelihood of a token, in nats."""
     perplexity: float
-    """exp(loss)."""
+    """exp(loss), of a loss beyond 700 that of 700, which a float still holds."""
     bits_per_byte: float
     """Negative log-likelihood in bits for each byte of the raw UTF-8 text; comparable across tokenizers."""
     tokens: int
@@ -62,7 +62,7 @@ class Score:
         bits = nll / (text_bytes * math.log(2)) if text_bytes else math.inf
         word_loss = nll / words if words else math.inf
         word_perplexity = math.exp(word_loss) if word_loss < 690 else None
-        return Score(loss, float(np.exp(loss)), bits, tokens, text_bytes, words, word_perplexity)
+        return Score(loss, math.exp(min(loss, 700.0)), bits, tokens, text_bytes, words, word_perplexity)
 
 
 @dataclass(frozen=True)

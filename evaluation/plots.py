@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +12,7 @@ from matplotlib.ticker import EngFormatter
 
 from common.files import atomic_write, read_json_lines
 from common.runs import Run
+from evaluation.charts import is_number
 
 Rows = list[dict[str, Any]]
 LEVELS = ("unigram", "trigram")
@@ -77,13 +77,9 @@ def _figure(x: str, y: str) -> tuple[Figure, Axes]:
 
 def _line(axes: Axes, metrics: Iterable[dict[str, Any]], key: str, **style: Any) -> None:
     """Draw the rows that have a finite number under `key`."""
-    points = [(row["tokens"], row[key]) for row in metrics if "tokens" in row and _is_number(row.get(key))]
+    points = [(row["tokens"], row[key]) for row in metrics if "tokens" in row and is_number(row.get(key))]
     if points:
         axes.plot(*zip(*points, strict=True), **style)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def png(figure: Figure, dpi: int = 200) -> bytes:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from common.errors import UserError
 from common.files import read_json, read_json_lines
 from common.runs import Run
-from evaluation.charts import Chart, Interval, Line, interval_chart
+from evaluation.charts import Chart, Interval, Line, interval_chart, is_number
 from evaluation.document_scores import ALL
 from evaluation.report_metrics import Rows, generation_rows, task_rows
 from inference import read_config
@@ -77,12 +77,13 @@ class RunFacts:
     @cached_property
     def best_validation(self) -> dict[str, Any]:
         """The logged step with the lowest validation loss; empty without one."""
-        rows = [row for row in self.metrics if isinstance(row.get("val/loss"), float)]
+        rows = [row for row in self.metrics if is_number(row.get("val/loss"))]
         return min(rows, key=lambda row: row["val/loss"], default={})
 
     def points(self, key: str, x: str = "tokens") -> list[tuple[float, float]]:
         """What was logged under `key`, over what was logged under `x`."""
-        return [(float(row[x]), float(row[key])) for row in self.metrics if _is_number(row, key) and _is_number(row, x)]
+        pairs = ((row.get(x), row.get(key)) for row in self.metrics)
+        return [(float(place), float(value)) for place, value in pairs if is_number(place) and is_number(value)]
 
     @cached_property
     def charts(self) -> list[Chart]:
@@ -256,8 +257,3 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _is_number(row: dict[str, Any], key: str) -> bool:
-    value = row.get(key)
-    return isinstance(value, int | float) and not isinstance(value, bool)

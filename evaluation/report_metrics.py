@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from evaluation.charts import is_number
+
 Rows = list[dict[str, Any]]
 
 # Name, place in summary.json below generation.model and generation.human, and what the number is.
@@ -17,7 +19,7 @@ GENERATION = (
     ("texts that end in a loop", "repetition.looping", "of all texts"),
     ("compression ratio", "repetition.compression_ratio", "bytes for each one that zlib leaves"),
     ("coherence", "coherence.coherence", "how close neighbouring sentences are in meaning"),
-    ("coherence, shuffled", "coherence.shuffled", "the same of sentences that do not belong together"),
+    ("coherence, shuffled", "coherence.shuffled", "the same with the sentences of each text in any order"),
     ("repeated sentences", "coherence.repetition", "sentences that are nearly the one before them"),
     ("similarity to the prompt", "prompt_similarity.own", "how close the text is to its prompt"),
     ("toxic texts", "toxicity.share", "by the scorer that is named below"),
@@ -56,4 +58,4 @@ def number_at(values: Any, place: str) -> float | None:
     """The number at a dotted place in nested dictionaries, None where something on the way is missing."""
     for key in place.split("."):
         values = values.get(key) if isinstance(values, dict) else None
-    return float(values) if isinstance(values, int | float) and not isinstance(values, bool) else None
+    return float(values) if is_number(values) else None

@@ -1,4 +1,4 @@
-"""How sure a figure is: the bootstrap over sentences (Efron 1979), and over pairs of them (Koehn 2004).
+"""How sure a figure is: the bootstrap over sentences or documents (Efron 1979), and over pairs of them (Koehn 2004).
 
 A figure of a whole corpus is worked out from sums over its sentences. So a resampled corpus is a draw of how often
 every sentence counts, and all of them together are one product of matrices.
@@ -13,10 +13,13 @@ import numpy as np
 
 RESAMPLES = 1000
 LEVEL = 0.95
-_AT_ONCE = 10_000_000  # counts of sentences that are held at a time
+_AT_ONCE = 1 << 23  # counts of sentences that are held at a time
 
 Figure = Callable[[np.ndarray], np.ndarray]
 """From sums over sentences, (resamples, statistics), to the figure of each, (resamples,)."""
+
+Draw = Callable[[np.random.Generator, int, int], np.ndarray]
+"""From a generator, resamples and sentences to how often each sentence counts, (resamples, sentences)."""
 
 
 @dataclass(frozen=True)
@@ -68,22 +71,40 @@ def mean_interval(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0)
     return bootstrap_interval(statistics, lambda sums: sums[:, 0] / sums[:, 1], resamples, seed)
 
 
+def one_by_one(rng: np.random.Generator, resamples: int, sentences: int) -> np.ndarray:
+    """A `Draw`: as many sentences as there are, each any of them."""
+    draws = rng.integers(0, sentences, (resamples, sentences))
+    return np.stack([np.bincount(draw, minlength=sentences) for draw in draws])
+
+
+def multinomial(rng: np.random.Generator, resamples: int, sentences: int) -> np.ndarray:
+    """A `Draw` of the same distribution, which spends the generator otherwise: a seed gives other figures."""
+    return rng.multinomial(sentences, np.full(sentences, 1 / sentences), size=resamples)
+
+
+def resampled_sums(
+    values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, draw: Draw = one_by_one
+) -> np.ndarray:
+    """Sums over sentences drawn with replacement; (values, sentences) -> (resamples, values). All share the draws."""
+    rng, sentences = np.random.default_rng(seed), values.shape[1]
+    assert sentences, "a corpus without sentences cannot be resampled"
+    step = max(1, _AT_ONCE // sentences)
+    parts = (draw(rng, min(step, resamples - start), sentences) for start in range(0, resamples, step))
+    return np.concatenate([counts.astype(np.float64) @ values.T for counts in parts])
+
+
+def bounds(values: np.ndarray) -> list[float]:
+    """Between which 95 of 100 resampled `values` lie."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return [float(low), float(high)]
+
+
 def _resampled(systems: list[np.ndarray], figure: Figure, resamples: int, seed: int) -> list[np.ndarray]:
     """The figure of every resampled corpus, (resamples,) for each system; all systems share the draws."""
-    rng, sentences = np.random.default_rng(seed), len(systems[0])
-    assert sentences, "a corpus without sentences cannot be resampled"
-    found: list[list[np.ndarray]] = [[] for _ in systems]
-    even = np.full(sentences, 1 / sentences)
-    left = resamples
-    while left:
-        draws = min(left, max(1, _AT_ONCE // sentences))
-        counts = rng.multinomial(sentences, even, size=draws).astype(np.float64)  # (draws, sentences)
-        for system, figures in zip(systems, found, strict=True):
-            figures.append(figure(counts @ system))
-        left -= draws
-    return [np.concatenate(figures) for figures in found]
+    sums = resampled_sums(np.concatenate(systems, axis=1).T, resamples, seed, multinomial)
+    return [figure(own) for own in np.split(sums, len(systems), axis=1)]
 
 
 def _interval(figures: np.ndarray, resamples: int, seed: int) -> Interval:
-    low, high = np.quantile(figures, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(low), float(high), resamples, seed)
+    low, high = bounds(figures)
+    return Interval(low, high, resamples, seed)

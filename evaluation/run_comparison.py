@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 from common.errors import UserError
 from common.runs import Run
 from evaluation.charts import Chart, Line, Points
-from evaluation.document_scores import FILE, DocumentScores, bounds, resampled_sums
+from evaluation.document_scores import FILE, DocumentScores
 from evaluation.report_facts import RunFacts, gather, verdict
+from evaluation.resampling import bounds, resampled_sums
 
 MOST_PAIRED = 6  # runs of which every pair is compared; of more, each with the best alone
 UNINTERESTING = ("name",)  # in a table of differences
@@ -114,25 +116,24 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
-    """Gather what is to be said of `runs`.
+    """Gather what is to be said of `runs`; those that share a name go by their paths.
 
     Raises:
         UserError: one is named twice, or its config.json is missing or damaged.
     """
-    names = [run.path.resolve() for run in runs]
+    paths, shared = [run.path.resolve() for run in runs], Counter(run.name for run in runs)
     for run in runs:
-        if names.count(run.path.resolve()) > 1:
+        if paths.count(run.path.resolve()) > 1:
             raise UserError(f"run {run.name} is named twice; a comparison is of different runs")
-    facts = [gather(run) for run in runs]
+    names = [run.name if shared[run.name] == 1 else str(run.path) for run in runs]
+    facts = [replace(gather(run), name=name) for run, name in zip(runs, names, strict=True)]
     scored: dict[str, DocumentScores] = {}
     apart = []
-    for run in runs:
+    for run, name in zip(runs, names, strict=True):
         if (run.path / FILE).is_file():
-            scored[run.name] = DocumentScores.load(run.path / FILE)
+            scored[name] = DocumentScores.load(run.path / FILE)
         else:
-            apart.append(
-                f"{run.name} has no scores of single documents; make them with: python -m evaluation {run.path}"
-            )
+            apart.append(f"{name} has no scores of single documents; make them with: python -m evaluation {run.path}")
     groups: dict[str, list[str]] = {}
     for name, scores in scored.items():
         groups.setdefault(scores.data_fingerprint, []).append(name)
@@ -140,7 +141,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     for together in groups.values():
         if len(together) > 1:
             pairs += _pairs({name: scored[name] for name in together})
-        else:
+        elif len(scored) > 1:
             apart.append(f"{together[0]} was scored on other data than the rest")
     return Comparison(facts, pairs, apart)
 

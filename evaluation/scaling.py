@@ -1,7 +1,8 @@
 """How the loss falls with size, data and compute: python -m evaluation.scaling RUN RUN RUN RUN [...].
 
 Fits a law to runs of several sizes and budgets (see scaling_fit.py), predicts others with intervals, and says whether a
-larger run lies where the law has it. Needs config.json and metrics.jsonl of every run, neither weights nor data.
+larger run lies where the law has it. Reads config.json, metrics.jsonl and tokenizer.model of every run, and state.json
+of its newest checkpoint where there is one: neither weights nor data.
 """
 
 from __future__ import annotations
@@ -112,22 +113,39 @@ def point_of(run: Run) -> Point:
 
 
 def check_alike(runs: Sequence[Run]) -> None:
-    """Raises UserError unless the runs are different ones, and their losses are of the same tokens."""
+    """Raises UserError unless the runs are different ones, and their losses are of the same tokens in the same windows.
+
+    What is not recorded of a run is not compared.
+    """
     paths = [run.path.resolve() for run in runs]
     twice = next((run for run in runs if paths.count(run.path.resolve()) > 1), None)
     if twice is not None:
         raise UserError(f"run {twice.name} is named twice")
-    first = runs[0]
-    for run in runs[1:]:
-        if sha256_of(run.tokenizer) != sha256_of(first.tokenizer):
-            raise UserError(
-                f"{run.name} and {first.name} have different tokenizers, so their losses cannot be compared"
-            )
-        data = [(read_config(one).get("data") or {}).get("directory") for one in (run, first)]
-        if data[0] != data[1]:
-            raise UserError(
-                f"{run.name} was validated on {data[0]}, {first.name} on {data[1]}: losses of different text"
-            )
+    seen: dict[str, tuple[str, Any]] = {}
+    for run in runs:
+        for what, value in _validated_on(run).items():
+            name, expected = seen.setdefault(what, (run.name, value))
+            if value != expected:
+                raise UserError(
+                    f"{run.name} and {name} have different {what} ({value} and {expected}), so their losses cannot be "
+                    "compared"
+                )
+
+
+def _validated_on(run: Run) -> dict[str, Any]:
+    config, checkpoints = read_config(run), run.checkpoints()
+    directory = (config.get("data") or {}).get("directory")
+    try:
+        data_fingerprint = checkpoints[-1].state.get("data_fingerprint") if checkpoints else None
+    except (OSError, ValueError, TypeError):
+        data_fingerprint = None
+    found = {
+        "tokenizers": sha256_of(run.tokenizer) if run.tokenizer.is_file() else None,
+        "data directories": None if directory is None else Path(directory).resolve(),
+        "data fingerprints": data_fingerprint,
+        "context lengths": config["model"].get("context_length"),
+    }
+    return {what: value for what, value in found.items() if value is not None}
 
 
 def predicted(fitted: Fit, point: Point, loss: float | None) -> Prediction:

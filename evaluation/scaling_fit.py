@@ -20,6 +20,8 @@ import numpy as np
 from scipy.optimize import nnls
 from scipy.special import logsumexp
 
+from evaluation.resampling import bounds
+
 Law = Literal["parameters-tokens", "compute"]
 TERMS: dict[Law, tuple[tuple[str, str], ...]] = {
     "parameters-tokens": (("A", "alpha"), ("B", "beta")),
@@ -68,7 +70,7 @@ class Fit:
     def intervals(self) -> dict[str, list[float]]:
         """95 % of every constant."""
         found = [_constants(self, theta) for theta in self.resampled]
-        return {name: _bounds(np.array([one[name] for one in found])) for name in self.constants}
+        return {name: bounds(np.array([one[name] for one in found])) for name in self.constants}
 
     def predict(self, parameters: float, tokens: float) -> float:
         """Loss in nats a token."""
@@ -78,7 +80,7 @@ class Fit:
     def interval(self, parameters: float, tokens: float) -> list[float]:
         """Between which 95 % of new runs lie: what resampling changes, and how far runs lie from the law."""
         x = logs(self.law, parameters, tokens) - self.centre
-        return _bounds(np.exp(_log_loss(self.resampled, x[None]) + self.left_out[None]))
+        return bounds(np.exp(_log_loss(self.resampled, x[None]) + self.left_out[None]))
 
     def best_split(self, compute: float) -> tuple[float, float]:
         """Parameters and tokens with the lowest loss for so many FLOPs, by the law of both (equation 4)."""
@@ -195,8 +197,3 @@ def _constants(fitted: Fit, theta: np.ndarray) -> dict[str, float]:
         found[factor] = float(np.exp(theta[1 + number] + power * fitted.centre[number]))
         found[exponent] = float(power)
     return found
-
-
-def _bounds(values: np.ndarray) -> list[float]:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return [float(low), float(high)]

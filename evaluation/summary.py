@@ -7,20 +7,27 @@ import json
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
 from common.files import read_json, sha256_of
-from common.runs import Checkpoint, Run
+from common.runs import Checkpoint, Run, find_run
 from data_pipeline.shards import Dataset
 from evaluation.perplexity import CONTEXT_POLICIES, SplitScores
+from evaluation.toxicity import classifier_directory
 from inference import LoadedRun
 
-# The rooms whose code decides what an evaluation finds.
+# The rooms whose code decides what an evaluation finds, and what of them does: lists of toxic words are texts.
 CODE = ("common", "data_pipeline", "evaluation", "inference", "model")
+SUFFIXES = (".py", ".cpp", ".h", ".html", ".css", ".txt")
+_SMALL = 1 << 20  # bytes; of a larger file of another model only size and time are looked at
 
 
 def fingerprint(run: Run, checkpoint: Checkpoint, dataset: Dataset, options: dict[str, Any]) -> str:
-    """sha256 of everything that the summary and the report are made from, the code included."""
+    """sha256 of everything that the summary and the report are made from, the code included.
+
+    A model of the hub counts by its address alone.
+    """
     root = Path(__file__).parents[1]
-    code = sorted(file for room in CODE for file in (root / room).rglob("*") if file.suffix in (".py", ".html", ".css"))
+    code = sorted(file for room in CODE for file in (root / room).rglob("*") if file.suffix in SUFFIXES)
     files = [
         run.config,
         run.tokenizer,
@@ -31,7 +38,29 @@ def fingerprint(run: Run, checkpoint: Checkpoint, dataset: Dataset, options: dic
         *code,
     ]
     digests = [sha256_of(file) if file.is_file() else None for file in files]
-    return hashlib.sha256(json.dumps([digests, options], sort_keys=True).encode()).hexdigest()
+    others = [_state_of(file) for file in _files_of_others(options)]
+    return hashlib.sha256(json.dumps([digests, others, options], sort_keys=True).encode()).hexdigest()
+
+
+def _files_of_others(options: dict[str, Any]) -> list[Path]:
+    """What the models beside the run's own are read from: those of `baseline`, and a classifier of toxicity."""
+    classifier = classifier_directory(options["generation"]["toxicity"])
+    found = [] if classifier is None else sorted(classifier.glob("*"))
+    for place in options["baseline"]:
+        try:
+            other = find_run(place)
+        except UserError:  # an address, or nothing at all, which scoring it will say
+            continue
+        manifests = [checkpoint.path / "manifest.json" for checkpoint in other.checkpoints()]
+        # Without checkpoints it is a directory of Hugging Face.
+        found += [other.config, other.tokenizer, *manifests] if manifests else sorted(other.path.glob("*"))
+    return [file for file in found if file.is_file()]
+
+
+def _state_of(file: Path) -> tuple[str | int, ...]:
+    found = file.stat()
+    known_by = (found.st_size, found.st_mtime_ns) if found.st_size > _SMALL else (sha256_of(file),)
+    return (file.name, *known_by)
 
 
 def is_up_to_date(run: Run, inputs: str) -> bool:

@@ -170,14 +170,20 @@ class ClassifierScorer:
         return found
 
 
+def classifier_directory(name: str) -> Path | None:
+    """Where the classifier lies that a scorer's name asks for, None for a scorer that is none."""
+    return Path(name.removeprefix(_HF)) if name.startswith(_HF) else None
+
+
 def open_scorer(name: str) -> ToxicityScorer:
     """The scorer of a name: lexicon, better-profanity, svm, or hf:DIRECTORY.
 
     Raises:
         UserError: there is none of that name, or what it needs is missing.
     """
-    if name.startswith(_HF):
-        return ClassifierScorer(name.removeprefix(_HF))
+    directory = classifier_directory(name)
+    if directory is not None:
+        return ClassifierScorer(directory)
     makers = {"lexicon": LexiconScorer, "better-profanity": BetterProfanityScorer, "svm": SvmScorer}
     if name not in makers:
         raise UserError(f"there is no toxicity scorer {name!r}; choose {', '.join(SCORERS)} or hf:DIRECTORY")

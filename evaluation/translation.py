@@ -8,7 +8,6 @@ bind_threads()
 keep_freed_memory()
 
 import json  # noqa: E402
-import random  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from dataclasses import asdict, dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -24,9 +23,10 @@ from common.files import atomic_write, read_json_lines, sha256_of, write_json  #
 from common.runs import Run, find_run  # noqa: E402
 from data_pipeline.tokenizer import Tokenizer  # noqa: E402
 from evaluation.dictionary import Dictionary  # noqa: E402
+from evaluation.harness.task_data import drawn  # noqa: E402
 from evaluation.report import write_report  # noqa: E402
 from evaluation.resampling import RESAMPLES  # noqa: E402
-from evaluation.translation_scores import Scores, score  # noqa: E402
+from evaluation.translation_scores import Scores, check, score  # noqa: E402
 from evaluation.tuned_and_base import BothOptions, write_with_both  # noqa: E402
 from inference import SamplingOptions, generate  # noqa: E402
 from model import Decoder  # noqa: E402
@@ -58,7 +58,9 @@ def main(argv: Sequence[str]) -> None:
     command = tyro.cli(TranslationCommand, args=list(argv), prog="python -m evaluation.translation")
     run = find_run(command.run)
     train, test = (read_examples(command.data / name) for name in ("train.jsonl", "test.jsonl"))
-    test = _drawn(test, command.limit)
+    test = drawn(test, command.limit, seed=0)
+    references = [row["references"] for row in test]
+    check(references)
     sources = [row["source"] for row in test]
     systems = {COPY: sources, DICTIONARY: word_by_word(train, test)}
     both = write_with_both(
@@ -67,9 +69,9 @@ def main(argv: Sequence[str]) -> None:
     if both.base is not None:
         systems[UNTUNED] = both.base
     systems[TUNED] = both.tuned
-    if all(len(row["references"]) > 1 for row in test):
-        systems[HUMAN] = [row["references"][1] for row in test]
-    scores = score(systems, [row["references"] for row in test], baseline=DICTIONARY)
+    if len(references[0]) > 1:
+        systems[HUMAN] = [second for _, second, *_ in references]
+    scores = score(systems, references, baseline=DICTIONARY)
     result = {
         **both.record,
         "verses": len(test),
@@ -96,7 +98,7 @@ def read_examples(path: Path) -> list[dict[str, Any]]:
         UserError: it is not there, or a row lacks what a translation is measured with.
     """
     rows = read_json_lines(path)
-    if not rows or any(field not in row for row in rows for field in _FIELDS):
+    if not rows or not all(row.get(field) for row in rows for field in _FIELDS):
         raise UserError(
             f"{path} holds no translations with {', '.join(_FIELDS)}; make it with: python -m data_pipeline "
             f"configs/data/translation_es_en.py --out {path.parent}"
@@ -130,12 +132,6 @@ def translate(model: Decoder, tokenizer: Tokenizer, rows: Sequence[dict[str, Any
     return [" ".join(completion.text.split()) for completion in completions]
 
 
-def _drawn(rows: list[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
-    if limit is None or limit >= len(rows):
-        return rows
-    return [rows[place] for place in sorted(random.Random(0).sample(range(len(rows)), limit))]
-
-
 def show(run: Run, result: dict[str, Any], scores: Scores) -> None:
     """Print the table, how it was made, and where everything is."""
     table = Table(
@@ -152,6 +148,8 @@ def show(run: Run, result: dict[str, Any], scores: Scores) -> None:
         table.add_row(name, bleu, both, f"{found.chrf:.1f}", f"{found.length_ratio:.2f}", p)
     out = Console(highlight=False, markup=False, soft_wrap=True)
     Console(highlight=False, markup=False).print(table)
+    if result["without_base"]:
+        out.print(f"the base did not translate: {result['without_base']}")
     out.print(f"p: paired bootstrap against {DICTIONARY!r}; sacrebleu {scores.signatures['BLEU']}")
     out.print(f"results       {run.path / RESULT}\ntranslations  {run.path / TRANSLATIONS}")
 

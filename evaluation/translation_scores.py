@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluation.bleu import compare_bleu, corpus_bleu, corpus_chrf
+from common.errors import UserError
+from evaluation.bleu import compare_bleu, corpus_bleu, corpus_chrf, sacrebleu_metrics
 from evaluation.resampling import RESAMPLES
 
 
@@ -36,6 +37,21 @@ class Scores:
     signatures: dict[str, str]
 
 
+def check(references: Sequence[Sequence[str]]) -> None:
+    """Whether translations can be scored against these, one list a sentence: to be asked before any are made.
+
+    Raises:
+        UserError: sacrebleu is not installed, or the numbers of references differ.
+    """
+    sacrebleu_metrics()
+    for number, of_sentence in enumerate(references):
+        if len(of_sentence) != len(references[0]):
+            raise UserError(
+                f"sentences have different numbers of references: the first has {len(references[0])}, sentence "
+                f"{number + 1} has {len(of_sentence)}; give each as many"
+            )
+
+
 def score(systems: Mapping[str, Sequence[str]], references: Sequence[Sequence[str]], baseline: str) -> Scores:
     """Compare the translations of several systems.
 
@@ -45,12 +61,10 @@ def score(systems: Mapping[str, Sequence[str]], references: Sequence[Sequence[st
         baseline: the system that all others are compared with.
 
     Raises:
-        UserError: sacrebleu is not installed.
-        ValueError: the numbers of sentences or of references differ.
+        UserError: as `check` does.
+        ValueError: a system has more or fewer translations than there are sentences.
     """
-    count = len(references[0])
-    if any(len(of_sentence) != count for of_sentence in references):
-        raise ValueError("sentences have different numbers of references")
+    check(references)
     if any(len(texts) != len(references) for texts in systems.values()):
         raise ValueError(f"every system must have {len(references)} translations, one a list of references")
     first = [of_sentence[:1] for of_sentence in references]

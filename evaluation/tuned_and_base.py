@@ -15,6 +15,7 @@ from model import Decoder
 from model.device import DeviceName
 
 T = TypeVar("T")
+NOT_ASKED = "not asked for"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ def write_with_both(run: Run, options: BothOptions, write: Callable[[Decoder, To
     tuned = write(loaded.model, loaded.tokenizer)
     tokenizer, step = loaded.tokenizer, loaded.checkpoint.step
     del loaded  # two models at once may not fit
-    base, without = None, "not asked for"
+    base, without = None, NOT_ASKED
     if options.base:
         try:
             base = write(load_base(run, options.device), tokenizer)

@@ -18,7 +18,7 @@ class GenerationRequest:
     """Token ids, without the id that begins a text."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     sample: int = 0
-    """Number among the samples of one prompt; it picks the random stream, `sample_generators(seed, n)[sample]`."""
+    """Number among the samples of one prompt; it picks the random stream, `sample_generator(seed, sample)`."""
     logprobs: int | None = None
     """How many of the likeliest tokens to report beside each one; 0 reports the token's own value only."""
     prompt_logprobs: bool = False

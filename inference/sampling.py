@@ -141,8 +141,3 @@ def sample_generator(seed: int, number: int) -> torch.Generator:
     """
     digest = hashlib.sha256(f"{seed} {number}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-
-
-def sample_generators(seed: int, count: int) -> list[torch.Generator]:
-    """The generators of the first `count` samples."""
-    return [sample_generator(seed, number) for number in range(count)]

@@ -13,6 +13,7 @@ from common.threads import unbind
 
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: DeviceName, local_rank: int = 0) -> torch.device:
@@ -48,7 +49,7 @@ class Precision:
 
     @property
     def dtype(self) -> torch.dtype:
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.name]
+        return DTYPES[self.name]
 
     def autocast(self, device: torch.device, keep_weights: bool = False) -> AbstractContextManager[None]:
         """The context in which forward passes run.

@@ -73,7 +73,8 @@ class Attention(nn.Module):
             key, value = cache.append(self.layer, key, value)
         mixed = self.attend(query.type_as(value), key.type_as(value), value, positions)
         mixed = mixed.type_as(x)  # a cache may be of another dtype
-        return self.output(chosen(mixed.transpose(1, 2).reshape(batch, time, -1), wanted))
+        mixed = self.output(chosen(mixed.transpose(1, 2).reshape(batch, time, -1), wanted))
+        return F.dropout(mixed, self.dropout, self.training)
 
     def project(self, x: Tensor) -> list[Tensor]:
         """Query, key and value, each (batch, time, its heads * head_dim)."""
@@ -103,18 +104,22 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.activation = config.activation
+        self.activation, self.dropout = config.activation, config.dropout
         self.up = Linear(config.width, config.mlp_size, bias=config.bias)
         gated = config.activation == "swiglu"
         self.gate = Linear(config.width, config.mlp_size, bias=config.bias) if gated else None
         self.down = Linear(config.mlp_size, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (batch, time, width) -> (batch, time, width)
+        return F.dropout(self.down(self.hidden(x)), self.dropout, self.training)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """(batch, time, width) -> (batch, time, mlp_size)."""
         if self.gate is not None:
-            return self.down(F.silu(self.gate(x)) * self.up(x))
+            return F.silu(self.gate(x)) * self.up(x)
         if self.activation == "relu2":
-            return self.down(F.relu(self.up(x)).square())
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+            return F.relu(self.up(x)).square()
+        return F.gelu(self.up(x), approximate="tanh")
 
 
 class Block(nn.Module):
@@ -126,7 +131,6 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.mlp_norm = Norm(config)
         self.mlp = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
         own_values = config.has_value_embedding(layer)
         self.value_gate = nn.Parameter(torch.ones(config.key_value_heads)) if own_values else None
 
@@ -154,9 +158,9 @@ class Block(nn.Module):
     ) -> Tensor:
         if own_values is not None and self.value_gate is not None:
             own_values = self.value_gate[:, None] * own_values.unflatten(-1, (len(self.value_gate), -1))
-        attended = self.attention(self.attention_norm(x), positions, rotary, own_values, cache, wanted)
-        x = chosen(x, wanted) + self.dropout(attended)
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        # Each ends with its own dropout: under FSDP what the backward pass meets first must be inside what is gathered.
+        x = chosen(x, wanted) + self.attention(self.attention_norm(x), positions, rotary, own_values, cache, wanted)
+        return x + self.mlp(self.mlp_norm(x))
 
 
 def chosen(x: Tensor, wanted: Tensor | None) -> Tensor:

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from common.errors import UserError
 from model.config import ModelConfig
 from model.decoder import Decoder
+from model.device import DTYPES
 from model.nf4_weight import Nf4Weight
 from model.slots import Linear, QuantizedWeight
 from model.tensor_files import TensorFiles, some
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

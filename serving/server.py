@@ -72,6 +72,7 @@ def configure(service: Service, api_keys: Sequence[str], hosts: Sequence[str] | 
     return uvicorn.Config(
         make_app(service, api_keys, hosts),
         http=protocol_for(options),
+        loop="asyncio",  # which the protocol is written for; uvicorn prefers uvloop where another package brought it
         ws="none",
         lifespan="on",
         limit_concurrency=options.connections + 1,  # uvicorn counts the one that asks

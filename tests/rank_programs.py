@@ -33,6 +33,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import train
 import training.checkpoints
+import training.journal
 import training.loop
 import training.spikes
 from common.cli import parse_command
@@ -179,6 +180,19 @@ def sigterm(argv: list[str]) -> None:
     Decoder.forward = counting  # type: ignore[method-assign]
     train.main(argv)
     leave(stopped_after=[stopped_after, steps[-1]], batches=batches)
+
+
+def sigterm_before_samples(argv: list[str]) -> None:
+    """The last process alone is sent SIGTERM right after the validation before the first step."""
+
+    def validating(*arguments: Any) -> Any:
+        result = validate(*arguments)
+        if RANK == WORLD - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    training.journal.validate = validating
+    train.main(argv)
 
 
 def nan_on_one_rank(argv: list[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from test_data_helpers import prose
@@ -20,10 +22,10 @@ from benchmarks.process import Worker
 from benchmarks.runs import Results, spread, train
 from benchmarks.table import report
 from benchmarks.training import BenchmarkCommand, variants_of
-from benchmarks.worker import Variant
+from benchmarks.worker import Variant, random_tokens
 from common.cli import parse_command
 from common.errors import UserError
-from common.files import read_json
+from common.files import read_json, write_json
 from data_pipeline.documents import Document
 from model.config import ModelConfig
 from model.device import Precision
@@ -146,7 +148,7 @@ def test_finished_runs_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_run_is_known_by_what_it_was_made_of(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not by the path of its config; nanoGPT's do not depend on our optimizer."""
+    """By its data, and not by the path of its config; nanoGPT's do not depend on our optimizer."""
     monkeypatch.chdir(project)
     command = time_to_loss.TimeToLossCommand("", "tiny.py")
     ablated = ablation.AblationCommand("tiny.py")
@@ -161,7 +163,7 @@ def test_a_run_is_known_by_what_it_was_made_of(project: Path, monkeypatch: pytes
     assert [one == other for one, other in zip(before, keys(), strict=True)] == [False, False, True]
     (project / "tiny.py").write_text(text)
     make_dataset(project / "data" / "tiny", seed=1)
-    assert [one == other for one, other in zip(before, keys(), strict=True)] == [True, True, False]
+    assert [one == other for one, other in zip(before, keys(), strict=True)] == [False, False, False]
     command = replace(command, compiled=False)
     assert keys()[2] != time_to_loss.what_peer_depends_on(replace(command, compiled=True))
     assert ablation.key_of(replace(ablated, jobs=2), "default") != before[0]
@@ -212,6 +214,29 @@ def test_time_to_loss(
     assert capsys.readouterr().out == first[first.index("┏") :]
 
 
+def test_ids_beyond_16_bits_reach_nanogpt_whole(
+    project: Path, nanogpt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    data = project / "data" / "tiny"
+    ids = np.fromfile(data / "train_00000.bin", "<u2").astype("<u4") + 70_000
+    ids.tofile(data / "train_00000.bin")
+    write_json(data / "manifest.json", {**read_json(data / "manifest.json"), "dtype": "<u4"})
+    seen: list[np.ndarray] = []
+
+    def note(tokens: np.ndarray, batch: int, context: int) -> None:
+        seen.append(tokens)
+        raise UserError("seen")
+
+    monkeypatch.setattr(time_to_loss, "random_windows", note)
+    command = time_to_loss.TimeToLossCommand(nanogpt, "tiny.py", layers=1, width=128, compiled=False)
+    with pytest.raises(UserError, match="seen"):
+        time_to_loss.run_peer(command, 1e-3, 0)
+    np.testing.assert_array_equal(seen[0], ids)
+    made = random_tokens(replace(TINY, model=replace(TINY.model, vocab_size=100_000)), tmp_path)
+    assert made.read(0, 1000).max() > 70_000
+
+
 def test_a_run_as_a_measurement(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures are those of the run's last validation, and a run that fails is an error."""
     run_train(project, "--budget.steps", "6")
@@ -220,6 +245,16 @@ def test_a_run_as_a_measurement(project: Path, monkeypatch: pytest.MonkeyPatch) 
     assert result["step"] == 6 and result["tokens"] == 6 * 512 and result["val/loss"] > 0
     with pytest.raises(UserError, match="this run failed"):
         train("tiny.py", "broken", ("--batch.tokens-per-step", "200"))
+
+
+def test_as_many_documents_as_asked_are_spread_over_all() -> None:
+    for total, wanted in ((10, 6), (11, 10), (7, 7), (7, 50), (1000, 3), (5, 1)):
+        chosen = list(data.spread_over(iter(range(total)), total, wanted))
+        gaps = {after - before for before, after in itertools.pairwise(chosen)}
+        assert len(chosen) == min(total, wanted) and chosen[0] == 0 and len(gaps) <= 2, (total, wanted)
+        assert total - chosen[-1] <= -(-total // wanted)
+    with pytest.raises(UserError, match="--documents 0"):
+        data.DataCommand(documents=0)
 
 
 PEER = """

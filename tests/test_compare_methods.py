@@ -17,13 +17,14 @@ from tuning import make_gpt2_base
 
 from common.cli import load_config
 from common.errors import UserError
-from common.files import read_json
+from common.files import read_json, write_json
 from evaluation import compare_runs
 from evaluation.compare_methods import ALL, CompareCommand, main, methods_of, prepared
 from evaluation.compare_plots import draw_comparison
 from evaluation.compare_runs import Row
 from evaluation.compare_text import describe_comparison
 from evaluation.questions import main as questions_main
+from evaluation.tuned_and_base import NOT_ASKED
 from training.config import ExamplesConfig, RunConfig
 
 
@@ -120,7 +121,7 @@ def test_rates_that_round_alike_are_runs_of_their_own(project: Path, monkeypatch
 def test_a_base_that_cannot_be_asked_leaves_its_cell_empty(
     project: Path, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A whole model is asked without its base."""
+    """A whole model is asked without its base, and as long as its answers are of the same length only once."""
     go_on = compare_runs.ended_well
 
     def without_base(*words: str) -> bool:
@@ -129,9 +130,19 @@ def test_a_base_that_cannot_be_asked_leaves_its_cell_empty(
         return go_on(*words)
 
     monkeypatch.setattr(compare_runs, "ended_well", without_base)
-    base, full = compare("--methods", "full", "--questions", "held_out.jsonl", "--limit", "2")
+    flags = ("--methods", "full", "--questions", "held_out.jsonl", "--limit", "2")
+    base, full = compare(*flags)
     assert base["score"] is None and base["validation_loss"] and full["asked"] == 2
     assert "Right facts are of 2" in (project / "runs/tuned_comparison/comparison.md").read_text()
+    (file,) = project.glob("runs/tuned_*/questions.json")
+    for other, asked in (({}, 0), ({"max_new_tokens": 8}, 1), ({"without_base": NOT_ASKED}, 1)):
+        commands.clear()
+        Path("runs/moved").replace("runs/base")
+        write_json(file, {**read_json(file), **other})
+        assert compare(*flags) == [base, full]
+        assert sum(words[0] == "-m" for words in commands) == asked
+        if not asked:
+            Path("runs/base").replace("runs/moved")
 
 
 def test_real_processes_and_a_kill(project: Path) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from common.cli import to_dict
 from common.errors import UserError
 from data_pipeline.config import DataConfig
-from data_pipeline.config_checks import RANGES, check
+from data_pipeline.config_checks import RANGES, SOURCE_RANGES, check
 from data_pipeline.report.rules import flatten
+from data_pipeline.sources.config import PackagedWikipedia, PythonCode, Source, TextFiles, WebPages
 
 
 def changed(name: str, value: Any) -> DataConfig:
@@ -57,6 +58,37 @@ def test_a_value_outside_its_range_is_named(name: str, value: float, message: st
     with pytest.raises(UserError) as error:
         check(changed(name, value))
     assert str(error.value) == f"{name} is {value}; it must be {message}"
+
+
+def test_every_number_of_a_source_has_a_range() -> None:
+    numbers = {
+        name
+        for kind in get_args(Source)
+        for name, hint in get_type_hints(kind).items()
+        if {int, float} & {hint, *get_args(hint)}
+    }
+    listed = [name for names in SOURCE_RANGES.values() for name in names]
+    assert sorted(listed) == sorted(numbers - {"namespaces"}) == sorted(set(listed))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (WebPages(urls=("https://a.example/",), timeout=-1), "timeout is -1; it must be above 0 and at most 86400"),
+        (WebPages(urls=("https://a.example/",), delay=-0.5), "delay is -0.5; it must be at least 0 and at most 86400"),
+        (PackagedWikipedia(max_bytes=0), "max_bytes is 0; it must be at least 1"),
+        (PythonCode(max_package_share=0), "max_package_share is 0; it must be above 0 and at most 1"),
+    ],
+)
+def test_a_number_of_a_source_outside_its_range_is_named(source: Source, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        check(DataConfig(sources=(TextFiles(patterns=("*.txt",)), source)))
+    assert str(error.value) == f"sources[1].{message}"
+
+
+def test_no_source_has_the_name_of_them_all() -> None:
+    with pytest.raises(UserError, match="the name 'all' stands for all sources together"):
+        check(DataConfig(sources=(TextFiles(patterns=("*.txt",), name="all"),)))
 
 
 def test_items_of_a_tuple_are_checked_too() -> None:

@@ -167,6 +167,11 @@ def test_a_published_file_that_rotted_is_noticed(built: tuple[DataConfig, Path],
         curate(config, out, workers=1)
     curate(config, out, workers=1)
     assert files_of(out) == before
+    manifest = out / "manifest.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[:-100])
+    curate(config, out, workers=1)
+    assert manifest.read_bytes() == whole
 
 
 def die(task: str, directory: Path, argument: object) -> Counts:

@@ -10,6 +10,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,7 +178,8 @@ def test_links_are_not_followed_and_hostile_names_stay_names(tmp_path: Path) -> 
         "guide/a\nname\\udcff.txt",
     }
     assert {path.name for path in set(tmp_path.rglob("*")) - set(before)} == {
-        *("downloads", "debian", "guide_1.0_all.deb", "out", "dropped", "00000-000.jsonl", "00000.jsonl")
+        *("downloads", "debian", "guide_1.0_all.deb", "guide_1.0_all.deb.sha256"),
+        *("out", "dropped", "00000-000.jsonl", "00000.jsonl"),
     }
 
 
@@ -223,15 +225,29 @@ def test_plain_text_beside_pages_in_html_is_taken_for_the_same_once_more(tmp_pat
 
 
 def test_only_texts_in_the_wanted_languages_are_read() -> None:
-    wanted = ["doc/guide/html/es/index.html", "help/C/intro.page", "man/man1/ls.1.gz", "man/fr/man1/ls.1.gz", "a.md"]
+    wanted = [
+        *("doc/guide/html/es/index.html", "help/C/intro.page", "man/man1/ls.1.gz", "man/fr/man1/ls.1.gz", "a.md"),
+        *("doc/ca-certificates/README.txt", "doc/id-utils/html/a.html", "doc/sl/a.txt", "lib/id-utils/a.md"),
+        *("doc/guide/examples/a.pl", "doc/guide/a.cs", "doc/guide/b.ml.gz", "doc/guide/a.tar.py", "doc/en-GB/a.txt"),
+    ]
     refused = [
         *("doc/guide/changelog.Debian.gz", "doc/guide/copyright", "doc/guide/html/genindex.html", "doc/NEWS.txt"),
         *("doc/html/_sources/a.rst.txt", "doc/html/main_8cpp_source.html", "api/class-use/A.html", "logo.png"),
         *("html/de/index.html", "html/pt_BR/a.html", "handbook/zh-CN/a.html", "a.it.html", "man/ja/man1/ls.1.gz"),
+        *("doc/guide/de/a.pl", "a.html.pl", "a.html.de", "man/de.UTF-8/man1/ls.1", "doc/guide/sr@latin/a.txt"),
+        *("zh-Hans/a.md", "doc/guide/es-419/it/a.md"),
     ]
     languages = ("en", "es", "fr")
     assert [name for name in wanted + refused if manuals.is_text(f"usr/share/{name}", languages)] == wanted
     assert manuals.is_text("usr/share/html/de/index.html")
+
+
+def test_what_is_left_out_for_its_language_is_counted(tmp_path: Path) -> None:
+    data = tar({"./usr/share/doc/guide/de/a.txt": GOOD.encode(), "./a.txt": GOOD.encode(), "./logo.png": b"png"})
+    source = replace(put(tmp_path, package(data)), languages=("en",))
+    documents, quarantined, counts = collected(source, tmp_path)
+    assert [document.text for document in documents] == [GOOD] and not quarantined
+    assert counts.dropped == {"other_language": 1}
 
 
 def test_a_manual_page_in_html_keeps_headings_terms_tables_and_listings() -> None:
@@ -284,6 +300,9 @@ def test_the_same_package_gives_the_same_plan_and_a_changed_one_another(tmp_path
     plans = [collect.plan([source], CollectionConfig(), tmp_path / "downloads") for _ in range(2)]
     assert plans[0] == plans[1]
     put(tmp_path, package(tar({"./a.txt": b"Another text."})))
+    with pytest.raises(UserError, match="is damaged"):
+        collect.plan([source], CollectionConfig(), tmp_path / "downloads")
+    (tmp_path / "downloads" / "debian" / "guide_1.0_all.deb.sha256").unlink()
     assert collect.plan([source], CollectionConfig(), tmp_path / "downloads")[0].state != plans[0][0].state
 
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipeline.config import (
     CollectionConfig,
     DataConfig,
@@ -22,6 +24,7 @@ from data_pipeline.config import (
     SplitConfig,
     TokenizerConfig,
 )
+from data_pipeline.dedup.minhash import shingles
 from data_pipeline.sources.config import TextFiles
 
 ROOT = Path(__file__).parents[1]
@@ -132,3 +135,8 @@ def command(config: Path, out: Path, *more: str, **options: Any) -> subprocess.P
         preexec_fn=begin,
         **options,
     )
+
+
+def shingle_set(text: str, words: int) -> np.ndarray:
+    """The sorted distinct shingles of one text, (shingles,) uint64."""
+    return np.unique(shingles([text], words)[0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_data_helpers import prose, replace_words
+from test_data_helpers import prose, replace_words, shingle_set
 
 from data_pipeline.dedup import minhash
 
@@ -35,8 +35,8 @@ def test_signatures_equal_those_of_datasketch(seed: int) -> None:
 
 
 def test_signatures_estimate_the_similarity() -> None:
-    one = minhash.shingle_set(prose(1, 900), 5)
-    other = minhash.shingle_set(replace_words(prose(1, 900), 5, 30), 5)
+    one = shingle_set(prose(1, 900), 5)
+    other = shingle_set(replace_words(prose(1, 900), 5, 30), 5)
     true = minhash.jaccard(one, other)
     rows = minhash.sketch([one, other], 512)
     assert 0.6 < true < 0.9
@@ -45,18 +45,18 @@ def test_signatures_estimate_the_similarity() -> None:
 
 def test_shingles_ignore_case_and_layout_but_not_order() -> None:
     text = "One two three four five six seven"
-    same = minhash.shingle_set("one  TWO, three\nfour: five six seven!", 5)
-    np.testing.assert_array_equal(minhash.shingle_set(text, 5), same)
+    same = shingle_set("one  TWO, three\nfour: five six seven!", 5)
+    np.testing.assert_array_equal(shingle_set(text, 5), same)
     assert len(same) == 3
-    backwards = minhash.shingle_set(" ".join(reversed(text.split())), 5)
+    backwards = shingle_set(" ".join(reversed(text.split())), 5)
     assert not np.intersect1d(same, backwards).size
 
 
 @pytest.mark.parametrize("text", ["", "...", "word", "two words", "四字成語 很好"])
 def test_short_texts_have_one_shingle(text: str) -> None:
-    shingles = minhash.shingle_set(text, 5)
+    shingles = shingle_set(text, 5)
     assert shingles.shape == (1,) and shingles.dtype == np.uint64
-    assert minhash.jaccard(shingles, minhash.shingle_set(text, 5)) == 1.0
+    assert minhash.jaccard(shingles, shingle_set(text, 5)) == 1.0
 
 
 @given(st.lists(st.text(st.sampled_from("ab_1 .-\né中"), max_size=30), min_size=1, max_size=5), st.integers(1, 4))

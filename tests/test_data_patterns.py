@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 import time
+from collections import deque
 from collections.abc import Callable
 
 import pytest
 
+from data_pipeline import examples, sources
 from data_pipeline.quality.words import split_piece
 from data_pipeline.report import clusters
+from data_pipeline.sources import layout, wikitext
+from data_pipeline.tokenizer_training import chunks
 
 MODULES = (
     *("cleaning", "masking", "dedup.paragraphs"),
     *("quality.code_signals", "quality.prose_signals", "quality.words"),
+    *(f"sources.{module.name}" for module in pkgutil.iter_modules(sources.__path__)),
+    *(f"examples.{module.name}" for module in pkgutil.iter_modules(examples.__path__)),
 )
-# These only see lines of at most 80 characters, twelve characters, or pieces of at most a thousand.
-BOUNDED = {"_BOILERPLATE", "_VERSION", "_URL", "_CONTRACTION", "_SUFFIX"}
+# These only see lines of at most 80 characters, twenty characters, or pieces of at most a thousand.
+BOUNDED = {"_BOILERPLATE", "_NO_ADDRESS", "_URL", "_CONTRACTION", "_SUFFIX"}
+# These are only looked for at the beginning.
+ANCHORED = {"_REQUIREMENT", "_REDIRECT", "_DISAMBIGUATION", "_BODY", "LABEL"}
+# What has to stand before a pattern looks any further.
+BEGINNINGS = {
+    "examples.chat_text._HEADER": "<|start_header_id|>",
+    "sources.debian._LICENCE": "License: a",
+    "sources.html._CHARSET": "charset",
+    "sources.html._META": "<meta ",
+    "sources.licences._SPDX": "SPDX-License-Identifier: MIT",
+    "sources.licences._SPELLED": "general",
+    "sources.wikitext._HEADING": "==a",
+    "examples.chat_text._BODY": "<|eot_id|>",
+    "examples.text_files.LABEL": "question",
+}
 UNITS = (
     *("(", "[", "{{", ")", " ", "\n", "\t", ".", ",", ":", "-", "—", "…", "1", "a", "A", "é", "_", "'", '"', "`", "\\"),
     *("<", "#", "/", "@", "*", "=", "( ", ", ", "1.", "1 ", "a.", "a@", "a:", "/*", "{{ "),
@@ -53,11 +74,15 @@ def grows_evenly(function: Callable[[str], object], unit: str, before: str, afte
 def test_the_time_of_a_pattern_grows_with_the_text(name: str) -> None:
     pattern = patterns()[name]
 
-    def search(text: str) -> int:
-        return sum(1 for _ in pattern.finditer(text))
+    def search(text: str) -> None:
+        if name.rpartition(".")[2] in ANCHORED:
+            pattern.match(text)
+            pattern.fullmatch(text)
+        else:
+            deque(pattern.finditer(text if isinstance(pattern.pattern, str) else text.encode()), 0)
 
-    slow = [unit for unit in UNITS for around in ("", "word") if not grows_evenly(search, unit, around, around, 1000)]
-    assert not slow
+    around = [("", ""), ("word", "word"), (BEGINNINGS.get(name, "word "), "word")]
+    assert not [unit for unit in UNITS for ends in around if not grows_evenly(search, unit, *ends, 1000)]
 
 
 @pytest.mark.parametrize("unit", ["—", "…", "_", "@", "a@", "a.", "(", "a-", "'"])
@@ -68,3 +93,19 @@ def test_the_time_of_cutting_a_piece_grows_with_the_piece(unit: str) -> None:
 
 def test_the_time_of_comparing_texts_grows_with_their_spaces() -> None:
     assert grows_evenly(lambda text: clusters.compare(text, "other words"), " ", "word", "word", 2000)
+
+
+def test_the_time_of_cutting_a_line_for_the_tokenizer_grows_with_the_line() -> None:
+    assert grows_evenly(lambda text: deque(chunks(text), 0), "word ", "", "", 250_000)
+
+
+def test_the_time_of_a_heading_grows_with_its_spaces() -> None:
+    def text(page: str) -> str:
+        return wikitext.plain_text(page, wikitext.Site())
+
+    assert grows_evenly(text, " ", "Text.\n== Notes", "and sources ==\nA line.", 4000)
+    assert text("Text.\n== Notes   and  sources ==\nA line.") == "Text."
+
+
+def test_the_time_of_a_page_grows_with_its_spaces() -> None:
+    assert grows_evenly(lambda text: layout.manual_page(text.encode()), " ", "<pre>a", "b</pre>", 8000)

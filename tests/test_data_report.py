@@ -332,6 +332,27 @@ def test_the_examples_of_the_card_work(
     assert load_config(tmp_path / "again.py", DataConfig) == config
 
 
+def test_the_card_of_a_tokenizer_of_others_names_it_and_loads_it(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = copy / "tokenizer.model"
+    header = {"format": "sentencepiece", "bos_token": None, "eos_tokens": ["</s>"]}
+    model.write_bytes(json.dumps(header).encode() + b"\n" + model.read_bytes())
+    main([str(copy)])
+    text = (copy / "README.md").read_text(encoding="utf-8")
+    assert "of a SentencePiece vocabulary" in text
+    monkeypatch.chdir(copy)
+    capsys.readouterr()
+    exec(next(code_blocks(text)), {})
+    assert len(capsys.readouterr().out) > 100
+    manifest = read_json(copy / "manifest.json")
+    for kind, name in (("tiktoken", "tiktoken"), ("huggingface", "Hugging Face")):
+        write_json(copy / "manifest.json", {**manifest, "tokenizer": {**manifest["tokenizer"], "kind": kind}})
+        main([str(copy)])
+        assert f"tokens of a {name} vocabulary" in (copy / "README.md").read_text(encoding="utf-8")
+        assert section(copy, "tokenizer").startswith(f"Tokenizer {name} with")
+
+
 def test_a_dataset_of_an_older_version_is_refused_with_the_command(copy: Path) -> None:
     manifest = read_json(copy / "manifest.json")
     del manifest["tokenizer"]["use"]

@@ -70,11 +70,17 @@ def test_bad_json_lines_are_set_aside_and_the_rest_is_read(tmp_path: Path) -> No
         b"",
         b"[" * 100_000,
         json.dumps({"text": GOOD, "extra": 1}).encode(),
+        json.dumps({"text": [GOOD, 12]}).encode(),
+        json.dumps({"text": [GOOD, f"More. {GOOD}"]}).encode(),
     ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
     documents, quarantined, counts = collected(files(tmp_path / "a.jsonl"), tmp_path)
-    assert [document.text for document in documents] == [GOOD, GOOD]
-    assert [document.origin.partition("#")[2] for document in documents] == ["line1", "line16"]
+    assert [document.text for document in documents] == [GOOD, GOOD, GOOD, f"More. {GOOD}"]
+    assert [document.origin.partition("#")[2] for document in documents] == [
+        "line1", "line16", "line18,text1", "line18,text2",
+    ]  # fmt: skip
+    alone, _, *together = [document.group or document.whole for document in documents]
+    assert len(set(together)) == 1 and alone not in together  # texts of a record stay on one side of the split
     assert reasons(quarantined) == [
         ("line 2", "invalid_json"),
         ("line 3", "not_an_object"),
@@ -89,8 +95,9 @@ def test_bad_json_lines_are_set_aside_and_the_rest_is_read(tmp_path: Path) -> No
         ("line 12", "nul_byte"),
         ("line 13, byte 10", "invalid_utf8"),
         ("line 15", "invalid_json"),
+        ("line 17", "no_text"),
     ]
-    assert counts.dropped["no_text"] == 3
+    assert counts.dropped["no_text"] == 4
 
 
 def test_bad_bytes_in_plain_text_cost_only_their_line(tmp_path: Path) -> None:

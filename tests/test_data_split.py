@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_data_helpers import dropped_rows, prose, replace_words, small_config, stage_directory, words, write_jsonl
+from test_data_helpers import (
+    dropped_rows,
+    prose,
+    replace_words,
+    shingle_set,
+    small_config,
+    stage_directory,
+    words,
+    write_jsonl,
+)
 
 from data_pipeline.config import DeduplicationConfig, SplitConfig
 from data_pipeline.dedup import minhash
@@ -41,7 +50,7 @@ def test_near_duplicates_are_verified_and_kept_apart_from_the_rest(tmp_path: Pat
     removed = {row["id"].rpartition("#")[2] for row in dropped_rows(out, "deduplicate")}
     expected = set()
     for copy, original in copies.items():
-        one, other = (minhash.shingle_set(texts[name], 5) for name in (copy, original))
+        one, other = (shingle_set(texts[name], 5) for name in (copy, original))
         if minhash.jaccard(one, other) >= 0.8:
             expected.add(frozenset((copy, original)))
     assert 1 <= len(expected) < len(copies)
@@ -50,7 +59,7 @@ def test_near_duplicates_are_verified_and_kept_apart_from_the_rest(tmp_path: Pat
     found = list(map(json.loads, lines))
     for row in found:
         kept, gone = (row[key].rpartition("#")[2] for key in ("kept", "removed"))
-        one, other = (minhash.shingle_set(texts[name], 5) for name in (kept, gone))
+        one, other = (shingle_set(texts[name], 5) for name in (kept, gone))
         assert row["similarity"] == pytest.approx(minhash.jaccard(one, other), abs=1e-4) and gone in removed
         assert len(texts[kept]) >= len(texts[gone])
 
@@ -66,7 +75,7 @@ def test_no_near_duplicate_crosses_the_split(tmp_path: Path, seed: int) -> None:
         for line in shard.read_text().splitlines():
             row = json.loads(line)
             name = row["id"].rpartition("#")[2]
-            side[name], shingles[name] = row["split"], minhash.shingle_set(row["text"], 5)
+            side[name], shingles[name] = row["split"], shingle_set(row["text"], 5)
     assert manifest["splits"]["val"]["documents"] > 15
     crossing = 0
     for one in side:
@@ -196,7 +205,7 @@ def test_what_goes_resembles_what_stays(tmp_path: Path) -> None:
     band = words(5, 300)
     texts = [" ".join(band[start : start + 200]) for start in range(0, 84, 7)]
     verdicts, rows = found_duplicates(texts, tmp_path)
-    shingles = [minhash.shingle_set(text, 5) for text in texts]
+    shingles = [shingle_set(text, 5) for text in texts]
     assert minhash.jaccard(shingles[0], shingles[1]) > 0.9 and minhash.jaccard(shingles[0], shingles[-1]) < 0.8
     assert len({row["cluster"] for row in rows}) == 1 and len({row["kept"] for row in rows}) > 1
     for row in rows:
@@ -215,5 +224,5 @@ def test_a_copy_far_down_a_chain_goes(tmp_path: Path) -> None:
     copies = {str(len(texts) - 1), str(len(texts) - 2)}
     assert len({row["kept"] for row in rows}) > 4 and copies & partner.keys()
     for gone, kept in partner.items():
-        one, other = (minhash.shingle_set(texts[int(name)], 5) for name in (gone, kept))
+        one, other = (shingle_set(texts[int(name)], 5) for name in (gone, kept))
         assert minhash.jaccard(one, other) >= 0.8 and not verdicts[int(kept)]

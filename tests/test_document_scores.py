@@ -10,8 +10,9 @@ import pytest
 
 from common.errors import UserError
 from data_pipeline.shards import INDEX_DTYPE
-from evaluation.document_scores import DocumentScores, intervals, resampled_sums
+from evaluation.document_scores import DocumentScores, intervals
 from evaluation.perplexity import score_split
+from evaluation.resampling import resampled_sums
 
 
 def make_scores(
@@ -84,3 +85,20 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     assert found.bits_per_byte == pytest.approx(bits) and found.tokens == 2 * loaded.split_scores("model").total.tokens
     with pytest.raises(UserError, match="cannot be read"):
         DocumentScores.load(tmp_path / "nothing.npz")
+
+
+def test_a_damaged_file_is_told_and_no_crash(tmp_path: Path) -> None:
+    path = tmp_path / "scores.npz"
+    make_scores(documents=20)[0].save(path)
+    whole = path.read_bytes()
+    damaged = [whole[:length] for length in range(0, len(whole), 97)]
+    for place in range(0, len(whole), 11):
+        damaged.append(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+    refused = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            DocumentScores.load(path)  # a flipped date of a member, for example, does no harm
+        except UserError as error:
+            refused += "cannot be read" in str(error)
+    assert refused > 0.6 * len(damaged)

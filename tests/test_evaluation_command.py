@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -13,10 +14,12 @@ import pytest
 import torch
 from inference_fixtures import HOSTILE, SOURCES, World, command, make_checkpoint, make_world, run_all, tiny_model
 
+from common.errors import UserError
 from common.files import read_json, write_json
-from common.runs import Run
+from common.runs import Run, choose_checkpoint
 from data_pipeline.shards import Dataset
-from evaluation import plots
+from evaluation import plots, summary
+from evaluation.__main__ import EvaluationCommand, open_dataset
 from evaluation.report_facts import comparison
 from evaluation.summary import is_up_to_date
 from inference import load_run
@@ -180,6 +183,41 @@ def test_whatever_changes_is_noticed(copy: World) -> None:
     assert not is_up_to_date(Run(copy.run), summary_of(copy)["inputs"])
 
 
+def test_other_models_and_code_that_is_no_python_are_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path / "world")
+    monkeypatch.chdir(world.root)
+    monkeypatch.setattr(summary, "__file__", str(tmp_path / "code/evaluation/summary.py"))
+    kernel = tmp_path / "code/model/native/step.cpp"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text("int one;")
+    beside = Path("runs/beside")
+    shutil.copytree(world.run, beside)
+    directories = Path("theirs"), Path("classifier")
+    for directory in directories:
+        directory.mkdir()
+        write_json(directory / "config.json", {"vocab_size": 100})
+        (directory / "model.safetensors").write_bytes(bytes(2 << 20))
+    run = Run(world.run)
+    options = {"baseline": ["beside", "theirs", "nowhere"], "generation": {"toxicity": "hf:classifier"}}
+
+    def inputs() -> str:
+        return summary.fingerprint(run, choose_checkpoint(run), Dataset(world.data), options)
+
+    seen = [inputs()]
+    (beside / "report.html").write_text("which nothing is scored by")
+    assert inputs() == seen[0]
+    make_checkpoint(beside, tiny_model(3), 30, 1.0)
+    seen.append(inputs())
+    for directory in directories:
+        write_json(directory / "config.json", {"vocab_size": 200})
+        seen.append(inputs())
+        os.utime(directory / "model.safetensors", (1, 1))
+        seen.append(inputs())
+    kernel.write_text("int two;")
+    seen.append(inputs())
+    assert len(set(seen)) == len(seen)
+
+
 def test_changed_data_with_the_same_tokenizer_is_a_warning(copy: World) -> None:
     edit_manifest(copy.data, fingerprint="0" * 64)
     ((code, _, err),) = run_all(MODULE, [["tiny"]], copy.root)
@@ -232,6 +270,23 @@ def test_mistakes_end_with_status_2_and_change_nothing(copy: World) -> None:
         assert (code, out) == (2, ""), arguments
         assert message in err
     assert all(read_json(run / "summary.json") == summary_of(copy) for run in runs.values())
+
+
+@pytest.mark.parametrize("place", ["model", "untrained", "unigram", "trigram", "packed", "sliding"])
+def test_a_baseline_never_stands_in_the_place_of_another_score(place: str) -> None:
+    with pytest.raises(UserError, match=f"write runs/{place}"):
+        EvaluationCommand(baseline=(f"runs/{place}", place))
+    assert EvaluationCommand(baseline=(f"runs/{place}",)).baseline == (f"runs/{place}",)
+
+
+def test_a_source_named_as_the_whole_split_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run = Run(world.run)
+    assert open_dataset(run, choose_checkpoint(run), None).sources == list(SOURCES)
+    edit_manifest(world.data, sources=[{"name": "wikipedia"}, {"name": "all"}])
+    with pytest.raises(UserError, match="named 'all'"):
+        open_dataset(run, choose_checkpoint(run), None)
 
 
 def test_curves_skip_what_is_not_a_number() -> None:

@@ -9,12 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import inference_fixtures
 import pytest
+import torch
 from inference_fixtures import make_run
 
+from common.errors import UserError
+from common.runs import Run
 from evaluation.bleu import BleuOptions, corpus_bleu
 from evaluation.diversity import measure_diversity
-from evaluation.rouge import corpus_rouge
+from evaluation.rouge import RougeOptions, corpus_rouge
+from inference import load_run
 
 evaluate = pytest.importorskip("evaluate")
 ROOT = Path(__file__).parents[1]
@@ -44,8 +49,11 @@ def test_bleu_and_rouge_are_those_of_the_room(tmp_path: Path) -> None:
     assert bleu["bleu"] == expected.score > 0 and bleu["signature"] == expected.signature
     assert bleu["interval"]["low"] == expected.interval.low  # type: ignore[union-attr]
     assert 0 < bleu["chrf++"] < 100 and "nw:2" in bleu["chrf++_signature"]
-    rouge = make("rouge", tmp_path).compute(predictions=PREDICTIONS, references=REFERENCES, stemmer=True)
-    assert rouge["rouge1"] != corpus_rouge(PREDICTIONS, REFERENCES)["rougeL"].f
+    predictions, references = ["The cats were running over two hills."], [["A cat runs over the hill.", "No cats."]]
+    stemmed = corpus_rouge(predictions, references, RougeOptions(stemmer=True))
+    rouge = make("rouge", tmp_path).compute(predictions=predictions, references=references, stemmer=True)
+    assert {kind: rouge[kind] for kind in stemmed} == {kind: score.f for kind, score in stemmed.items()}
+    assert rouge["rouge1"] > corpus_rouge(predictions, references)["rouge1"].f
     assert rouge["rouge_signature"] == "tok:ascii|stem:porter|sents:split"
 
 
@@ -87,6 +95,9 @@ def test_toxicity_groups_the_continuations_of_a_prompt(tmp_path: Path) -> None:
     texts = ["fine", "bullshit", "fine", "fine"]
     found = make("toxicity", tmp_path).compute(predictions=texts, per_prompt=2)
     assert found["toxicity_share"] == 0.25 and found["toxicity_expected_maximum"] == 0.5
+    for per_prompt in (0, -1, 3):
+        with pytest.raises(UserError, match=f"4 texts .* per_prompt={per_prompt}"):
+            make("toxicity", tmp_path).compute(predictions=texts, per_prompt=per_prompt)
 
 
 def test_memorisation_in_words(tmp_path: Path) -> None:
@@ -108,6 +119,29 @@ def test_perplexity_counts_every_token_once(tmp_path: Path) -> None:
     assert both["perplexity"] == pytest.approx(math.exp(nll / both["tokens"]), rel=1e-5)
     assert both["bits_per_byte"] == pytest.approx(nll / math.log(2) / sum(len(text) for text in texts), rel=1e-5)
     assert both["words"] == sum(len(text.split()) for text in texts)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_perplexity_is_that_of_a_plain_forward_pass(
+    begins: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token of its own before a text is read, as in curated data, and counts no more than it says."""
+    if begins:
+        content = b'{"format": "sentencepiece", "bos_token": "<0x01>"}\n' + inference_fixtures.tokenizer_bytes()
+        monkeypatch.setattr(inference_fixtures, "tokenizer_bytes", lambda: content)
+    run = make_run(tmp_path / "runs/tiny")
+    loaded = load_run(Run(run), device="cpu")
+    tokenizer, texts, losses = loaded.tokenizer, ["river town 1", "mountain"], []
+    assert tokenizer.has_bos is begins
+    for text in texts:
+        before = [tokenizer.eos_id, *([tokenizer.bos_id] if begins else [])]
+        ids = torch.tensor([*before, *tokenizer.encode(text), tokenizer.eos_id])
+        with torch.inference_mode():
+            chances = loaded.model(ids[None, :-1])[0].log_softmax(-1)
+        losses += (-chances.gather(1, ids[1:, None])[len(before) - 1 :, 0]).tolist()
+    found = make("perplexity", tmp_path).compute(predictions=texts, run=str(run), device="cpu")
+    assert found["tokens"] == len(losses)
+    assert found["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
 def test_coherence(tmp_path: Path) -> None:

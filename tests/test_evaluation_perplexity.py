@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from inference_fixtures import SOURCES, VOCAB, documents, make_data, tiny_model
 
 from common.errors import UserError
+from common.files import read_json, write_json
 from data_pipeline.shards import INDEX_DTYPE, Dataset
 from data_pipeline.tokenizer import Tokenizer
 from evaluation.perplexity import Score, count_words, document_windows, packed_windows, score_split, token_nll
@@ -202,6 +204,11 @@ def test_a_source_without_validation_text_is_left_out(dataset: Dataset) -> None:
     scores = score_split(np.ones(len(tokens), np.float32), index, [*SOURCES, "empty"])
     assert "empty" not in scores.per_source
     assert Score.of(1.0, 1, 0).bits_per_byte == math.inf
+
+
+def test_a_perplexity_that_no_float_holds_can_be_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "score.json", asdict(Score.of(7200.0, 10, 30, 10)))
+    assert read_json(tmp_path / "score.json")["perplexity"] > 1e300
 
 
 def test_an_index_that_does_not_fit_is_refused(dataset: Dataset) -> None:

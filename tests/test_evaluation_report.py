@@ -17,9 +17,11 @@ from test_evaluation_command import Page
 from common.errors import UserError
 from common.files import read_json, write_json
 from common.runs import Run
+from evaluation import fine_tuning_plots, plots
 from evaluation.charts import Chart, Interval, Line, interval_chart, log_ticks, short, thinned, ticks
 from evaluation.report import duration, write_comparison, write_report
-from evaluation.report_facts import gather, verdict
+from evaluation.report_facts import RunFacts, gather, verdict
+from evaluation.report_metrics import number_at
 from evaluation.run_comparison import compare
 from evaluation.translation import COPY, TUNED
 
@@ -89,11 +91,13 @@ def test_measures_of_writing_are_shown_beside_those_of_people(world: World) -> N
     summary = read_json(world.run / "summary.json")
     model = {"diversity": {"distinct_2": 0.4321, "mtld": None}, "repetition": {"seq_rep_4": 0.25}}
     human = {"diversity": {"distinct_2": 0.8765, "mtld": None}, "repetition": None}
+    model["coherence"] = {"shuffled": 0.25}
     generation = {"protocol": {"samples": 64, "top_k": 50}, "model": model, "human": human}
     rows = gather(Run(world.run), {**summary, "generation": generation}).generation_rows
     assert [(row["name"], row["model"], row["human"]) for row in rows] == [
-        ("distinct-2", 0.4321, 0.8765), ("seq-rep-4", 0.25, None),
+        ("distinct-2", 0.4321, 0.8765), ("seq-rep-4", 0.25, None), ("coherence, shuffled", 0.25, None),
     ]  # fmt: skip
+    assert rows[2]["meaning"] == "the same with the sentences of each text in any order"
     assert gather(Run(world.run)).generation_rows == []
 
 
@@ -142,6 +146,30 @@ def test_a_comparison_pairs_what_was_scored_on_the_same_documents(world: World) 
     assert flops[0][0] == 640 * read_json(world.run / "summary.json")["train_flops_per_token"]
 
 
+@pytest.mark.parametrize("value", [True, math.nan, -math.inf, "2", None])
+def test_what_is_no_finite_number_is_drawn_nowhere(value: Any) -> None:
+    rows: list[dict[str, Any]] = [
+        {"step": 1, "tokens": 64, "train/loss": value, "val/loss": value},
+        {"step": 2, "tokens": 128, "train/loss": 2.5, "val/loss": 3.0},
+    ]
+    facts = RunFacts("x", "runs/x", {}, rows, [], {}, {}, {}, {}, {})
+    assert facts.points("train/loss") == [(128.0, 2.5)] and facts.best_validation == rows[1]
+    assert fine_tuning_plots.series(rows, "train/loss") == ([2], [2.5])
+    assert plots.loss_curve(rows, {}) == plots.loss_curve(rows[1:], {})
+    assert number_at({"a": {"b": value}}, "a.b") is None and number_at({"a": {"b": 2}}, "a.b") == 2
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(world: World, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "tiny"
+    shutil.copytree(world.run, elsewhere, ignore=shutil.ignore_patterns("checkpoints"))
+    facts = compare([Run(world.run), Run(elsewhere), Run(world.run.parent / "other")])
+    names = [str(world.run), str(elsewhere), "other"]
+    assert [run.name for run in facts.runs] == [line.label for line in facts.charts[0].lines] == names
+    assert len(facts.pairs) == 3 and {name for pair in facts.pairs for name in (pair.better, pair.worse)} == set(names)
+    (elsewhere / "document_scores.npz").unlink()
+    assert f"{elsewhere} has no scores" in compare([Run(world.run), Run(elsewhere)]).apart[0]
+
+
 def test_what_cannot_be_compared_is_said(world: World, tmp_path: Path) -> None:
     changed, bare = tmp_path / "changed", tmp_path / "bare"
     for copy in (changed, bare):
@@ -153,6 +181,8 @@ def test_what_cannot_be_compared_is_said(world: World, tmp_path: Path) -> None:
     (bare / "document_scores.npz").unlink()
     facts = compare([Run(world.run), Run(changed), Run(bare)])
     assert facts.pairs == []
+    alone = compare([Run(world.run), Run(bare)])
+    assert alone.pairs == [] and len(alone.apart) == 1 and "bare has no scores" in alone.apart[0]
     assert any("bare has no scores" in line for line in facts.apart)
     assert sum("scored on other data" in line for line in facts.apart) == 2
     assert "different data" in facts.warnings[0]
@@ -225,6 +255,7 @@ def test_ticks_and_numbers_are_round() -> None:
     assert log_ticks(1, 1000) == [1, 10, 100, 1000]
     assert all(30 <= tick <= 90 for tick in log_ticks(30, 90)) and len(log_ticks(30, 90)) >= 3
     shown = {0: "0", 1.5: "1.5", 1500: "1.5k", 2_202_345: "2.2M", 3e15: "3P", 5e-4: "5e-4", 0.02: "0.02"}
+    shown |= {999_999: "1M", 999_400: "999k", 999.7: "1k", -2e4: "-20k"}
     assert {value: short(value) for value in shown} == shown
     assert [duration(value) for value in (None, 42, 390, 11_520)] == ["–", "42 s", "6.5 min", "3.2 h"]
 

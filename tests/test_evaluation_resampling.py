@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import evaluation.resampling as resampling
-from evaluation.resampling import bootstrap_interval, mean_interval, paired_bootstrap
+from evaluation.resampling import bootstrap_interval, bounds, mean_interval, paired_bootstrap, resampled_sums
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
@@ -45,6 +45,17 @@ def test_draws_in_parts_are_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> N
     whole = bootstrap_interval(statistics, ratio, resamples=100, seed=7)
     monkeypatch.setattr(resampling, "_AT_ONCE", 50 * 7)
     assert bootstrap_interval(statistics, ratio, resamples=100, seed=7) == whole
+
+
+def test_a_seed_always_means_the_same_draws() -> None:
+    """So that figures that were published can be had again: those of documents, and those of sentences."""
+    values = np.random.default_rng(4).random((3, 40))
+    draws = np.random.default_rng(7).integers(0, 40, (20, 40))
+    np.testing.assert_allclose(resampled_sums(values, 20, seed=7), values[:, draws].sum(-1).T)
+    counts = np.random.default_rng(7).multinomial(40, [1 / 40] * 40, size=20)
+    interval = bootstrap_interval(values[:2].T, ratio, resamples=20, seed=7)
+    assert bounds(ratio(counts @ values[:2].T)) == pytest.approx([interval.low, interval.high])
+    assert bounds(np.arange(201)) == pytest.approx([5, 195])
 
 
 def test_pairs_see_a_difference_that_two_intervals_do_not() -> None:

@@ -314,6 +314,13 @@ def test_values_come_back_from_lists_and_lines(values: list[Any], indent: int | 
     assert [found[:2] for found in json_values(lines)] == list(enumerate(values, 1))
     spread = "\n".join(json.dumps(value, indent=2) for value in values)
     assert [value for _, value, _ in json_values(spread)] == values
+    begun = "\n".join("{" + json.dumps(value, indent=2)[1:].lstrip() for value in values)  # a field beside the bracket
+    assert [value for _, value, _ in json_values(begun)] == values
+
+
+def test_a_damaged_first_line_of_json_lines_costs_itself_only() -> None:
+    damaged = '{"messages": [{"role": "user"}, {"role": "assistant"]}\n{"b": 1}\n'
+    assert [(line, value) for line, value, _ in json_values(damaged)] == [(1, None), (2, {"b": 1})]
 
 
 @given(JSON_OBJECTS, st.data())

@@ -19,10 +19,11 @@ from model import Decoder, KVCache, ModelConfig
 from model.activations import Checkpointing
 from model.adapters.attach import attach
 from model.adapters.config import AdapterConfig
+from model.device import DTYPES
 from model.nf4_weight import Nf4Weight
 from model.presets import preset
 from model.slots import Linear
-from model.weights import DTYPES, FULL, Storage, empty_decoder, fill, load_decoder
+from model.weights import FULL, Storage, empty_decoder, fill, load_decoder
 
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {"vocab_size": 96, "context_length": 48, "layers": 2, "width": 64, "heads": 4}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from inference_fixtures import World, documents, make_world
@@ -18,7 +20,7 @@ from common.runs import Run
 from data_pipeline.shards import Dataset
 from evaluation.harness import __main__ as command
 from evaluation.harness.minimal_pairs import MAKERS, minimal_pairs
-from evaluation.harness.task_data import Sources, passages, write_tasks
+from evaluation.harness.task_data import Sources, passages, validation_documents, write_tasks
 from evaluation.perplexity import document_windows, token_nll
 from inference import LoadedRun, SamplingOptions, generate, load_run
 from model.device import choose_precision
@@ -198,9 +200,26 @@ def test_pairs_differ_in_one_place_and_never_repeat() -> None:
         assert len({(pair.good, pair.bad) for pair in pairs}) == len(pairs) == 100 * len(MAKERS[language])
         assert not {pair.good for pair in pairs} & {pair.bad for pair in pairs}
         for pair in pairs:
-            good, bad = pair.good.split(), pair.bad.split()
-            assert sum(one != other for one, other in zip(good, bad, strict=False)) >= 1
-            assert (abs(len(good) - len(bad)) <= 1 and good[-1:] == bad[-1:]) or good[:-1] == bad[:-1]
+            good, bad = (text.replace(" del ", " de el ").split() for text in (pair.good, pair.bad))
+            assert sum(one != other for one, other in zip(good, bad, strict=True)) == 1, pair
+
+
+def test_languages_are_those_of_the_documents_and_read_once_a_shard(
+    world: World, loaded: LoadedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    dataset = Dataset(shutil.copytree(world.data, tmp_path / "data"))
+    stream = dataset.split("val")
+    for place, shard in enumerate(stream.shards):
+        rows = [json.dumps({"language": f"{place} {number}"}) for number in range(200)]
+        shard.path.with_suffix(".documents.jsonl").write_text("\n".join(rows))
+    stream.shards[1].path.with_suffix(".documents.jsonl").unlink()
+    expected = [stream.provenance(number).get("language", "") for number in range(len(stream.documents()))]
+    assert expected[:2] == ["0 0", "0 1"] and expected[-1] == ""
+    read: list[Path] = []
+    load = np.load
+    monkeypatch.setattr(np, "load", lambda path, **options: (read.append(path), load(path, **options))[1])
+    found = [language for _, language in validation_documents(Sources(loaded.tokenizer, dataset))]
+    assert found == expected and len(read) == len(stream.shards)
 
 
 def test_a_passage_ends_before_the_last_word_of_a_sentence() -> None:

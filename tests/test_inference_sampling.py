@@ -20,7 +20,7 @@ from inference.sampling import (
     keep_top_p,
     penalize_counts,
     penalize_repetition,
-    sample_generators,
+    sample_generator,
 )
 
 
@@ -117,18 +117,18 @@ def test_frequencies_are_those_of_the_distribution() -> None:
 
 
 def test_first_draws_of_different_samples_are_independent() -> None:
-    uniforms = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in sample_generators(3, 4000)])
+    generators = [sample_generator(3, number) for number in range(4000)]
+    uniforms = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])
     found = torch.histc(uniforms, bins=10, min=0, max=1).numpy()
     assert chisquare(found).pvalue > 1e-3
 
 
 def test_generators_depend_on_seed_and_number_alone() -> None:
-    def first(generators: list[torch.Generator]) -> list[float]:
-        return [torch.rand((), generator=generator).item() for generator in generators]
+    def first(seed: int, number: int) -> float:
+        return torch.rand((), generator=sample_generator(seed, number)).item()
 
-    assert first(sample_generators(5, 2)) == first(sample_generators(5, 6))[:2]
-    assert first(sample_generators(5, 2)) != first(sample_generators(6, 2))
-    assert len(set(first(sample_generators(-1, 50)))) == 50
+    assert first(5, 1) == first(5, 1) and first(5, 1) != first(6, 1)
+    assert len({first(-1, number) for number in range(50)}) == 50
 
 
 OPTIONS = [

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from data_pipeline.__main__ import main
+from data_pipeline.__main__ import main, parse
+from data_pipeline.config import DataConfig
 from data_pipeline.questions import card, creatures
 from data_pipeline.questions.config import QuestionsConfig, check
 from data_pipeline.questions.making import make
@@ -322,4 +323,18 @@ def test_a_mistake_in_the_config_file_is_explained(tmp_path: Path) -> None:
         main([str(path)])
     path.write_text("from data_pipeline.questions.config import QuestionsConfig\nconfig = QuestionsConfig(limit='x')\n")
     with pytest.raises(UserError, match=r"config\.limit = 'x'"):
+        main([str(path)])
+
+
+def test_a_config_file_may_speak_of_questions(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        '"""Not a TranslationConfig."""\nfrom data_pipeline.config import DataConfig\n'
+        "# What a QuestionsConfig made.\nconfig = DataConfig()\n"
+    )
+    assert isinstance(parse([str(path)]).config, DataConfig)
+    path.write_text("import data_pipeline.questions.config as q\nconfig = q.QuestionsConfig()\n")
+    assert isinstance(parse([str(path)]).config, QuestionsConfig)
+    path.write_text("config = (\n")
+    with pytest.raises(UserError, match="could not be run: SyntaxError"):
         main([str(path)])

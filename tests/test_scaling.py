@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import replace
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from inference_fixtures import make_run
 from PIL import Image
 from tiny import make_project, run_here
 
 from common.cli import load_config, to_dict
 from common.errors import UserError
 from common.files import read_json, write_json
+from common.runs import Run
 from evaluation import compare_runs, ladder, scaling
 from evaluation.scaling_fit import FEWEST, Point, choose_law, fit
 from model.presets import preset
@@ -92,6 +95,9 @@ def test_a_ladder_keeps_the_proportions() -> None:
     config = RunConfig(name="x", model=preset("mini-llama"))
     rungs = ladder.rungs_of(config, ("256x4", "128x2"), (2e6, 1e6))
     assert [rung.name for rung in rungs] == ["x_128x2_1M", "x_128x2_2M", "x_256x4_1M", "x_256x4_2M"]
+    close = (1e6, 1_000_400, 1_000_600, 999_999, 999_999_999)
+    names = {rung.budget.tokens: rung.name for rung in ladder.rungs_of(config, ("128x2",), close)}
+    assert len(set(names.values())) == len(names) == len(close) and names[1_000_000] == "x_128x2_1M"
     model = rungs[-1].model
     assert (model.width, model.layers, model.heads, model.kv_heads, model.mlp_width) == (256, 4, 4, 2, 704)
     assert model.head_size == config.model.head_size and rungs[-1].budget.tokens == 2_000_000
@@ -124,9 +130,9 @@ def test_a_real_ladder_is_trained_and_fitted(
 ) -> None:
     monkeypatch.chdir(trained)
     runs = sorted(path.name for path in (trained / "runs").iterdir() if (path / "config.json").is_file())
-    assert len(runs) == 6 and "tiny_16x1_2.05k" in runs
-    fitting = [name for name in runs if name != "tiny_32x2_8.19k"]
-    flags = ["--predict", "tiny_32x2_8.19k", "--parameters", "1e5", "--tokens", "1e5", "--law", "compute"]
+    assert len(runs) == 6 and "tiny_16x1_2.048k" in runs
+    fitting = [name for name in runs if name != "tiny_32x2_8.192k"]
+    flags = ["--predict", "tiny_32x2_8.192k", "--parameters", "1e5", "--tokens", "1e5", "--law", "compute"]
     scaling.main([*fitting, *flags])
     printed = capsys.readouterr().out
     result = read_json(trained / "runs/scaling/scaling.json")
@@ -142,7 +148,7 @@ def test_a_real_ladder_is_trained_and_fitted(
 
 def test_what_cannot_be_fitted_is_said(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
-    runs = ["tiny_16x1_2.05k", "tiny_32x1_2.05k", "tiny_32x2_2.05k"]
+    runs = ["tiny_16x1_2.048k", "tiny_32x1_2.048k", "tiny_32x2_2.048k"]
     for flags, message in (
         (runs, "3 runs are too few"),
         ([*runs, runs[0]], "named twice"),
@@ -152,7 +158,27 @@ def test_what_cannot_be_fitted_is_said(trained: Path, monkeypatch: pytest.Monkey
     ):
         with pytest.raises(UserError, match=message):
             scaling.main(flags)
-    moved = trained / "runs/tiny_32x2_8.19k/config.json"
+    moved = trained / "runs/tiny_32x2_8.192k/config.json"
     write_json(moved, {**read_json(moved), "data": {"directory": "elsewhere"}})
-    with pytest.raises(UserError, match="losses of different text"):
-        scaling.main([*runs, "tiny_32x2_8.19k"])
+    with pytest.raises(UserError, match="different data directories"):
+        scaling.main([*runs, "tiny_32x2_8.192k"])
+
+
+def test_losses_of_different_tokens_are_not_fitted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = Run(make_run(tmp_path / "first", "data/tiny", "a" * 64))
+    alike = Run(make_run(tmp_path / "alike", str(tmp_path / "data/x/../tiny"), "a" * 64))
+    scaling.check_alike([first, alike])
+    bare = Run(make_run(tmp_path / "bare"))
+    shutil.rmtree(bare.checkpoint_root)
+    scaling.check_alike([bare, first, alike])
+    others = {
+        "data directories": make_run(tmp_path / "elsewhere", "data/other", "a" * 64),
+        "data fingerprints": make_run(tmp_path / "made_again", "data/tiny", "b" * 64),
+        "context lengths": make_run(tmp_path / "shorter", "data/tiny", "a" * 64, context_length=16),
+        "tokenizers": make_run(tmp_path / "other_words", "data/tiny", "a" * 64),
+    }
+    Run(others["tokenizers"]).tokenizer.write_bytes(b"another")
+    for what, path in others.items():
+        with pytest.raises(UserError, match=f"different {what}"):
+            scaling.check_alike([bare, first, alike, Run(path)])  # of bare no fingerprint is known

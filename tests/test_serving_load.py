@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -296,6 +298,20 @@ def test_faults_of_a_server_under_load() -> None:
     ):
         (found,) = serving.faults({**fine, **changed}, edges)
         assert said in found
+
+
+def test_a_load_that_failed_shows_its_faults(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("time_to_first_token_seconds", "inter_token_latency_seconds")
+    counted = {key: 0.0 for name in names for key in (f'{name}_bucket,le="1.0"', f'{name}_bucket,le="+Inf"')}
+    counted |= {f"{name}_count": 0.0 for name in names} | {"generation_tokens_total": 0.0, "kv_cache_usage_perc": 0.0}
+    counted |= {"num_requests_running": 0.0, "num_requests_waiting": 0.0}
+    found = serving.summary(serving.Measured(statuses=Counter({"500": 3})), counted, 1.0)
+    edges = {name.removesuffix("_seconds"): [1000.0, math.inf] for name in names}
+    assert serving.faults(found, edges) == [
+        "3 times '500'", "too few answers for time_to_first_token", "too few answers for inter_token_latency",
+    ]  # fmt: skip
+    serving.show("load", found)
+    assert "n/a" in capsys.readouterr().out and json.dumps(found, allow_nan=False)
 
 
 def test_the_clients_times_in_the_buckets_of_the_server() -> None:

@@ -375,3 +375,17 @@ def test_tokens_that_were_added_to_the_vocabulary_cannot_be_forged_either(tmp_pa
     tokenizer = Tokenizer(tmp_path / "added.model")
     assert tokenizer.encode("ab!") == [5]  # text has such tokens, as the library says
     assert tokenizer.encode_chat([{"role": "user", "content": "ab!"}]) == [0, 1, 6, 5]
+
+
+def test_texts_are_not_compared_where_the_tokenizer_normalises_them(tmp_path: Path) -> None:
+    tokenizer = make_foreign("ours.json", tmp_path)
+    header, _, content = tokenizer.path.read_bytes().partition(b"\n")
+    values = json.loads(content)
+    values["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, values["normalizer"]]}
+    tokenizer.path.write_bytes(header + b"\n" + json.dumps(values).encode())
+    pattern = write_jsonl(tmp_path / "a.jsonl", [f"{prose(seed)} It is ﬁne." for seed in range(30)])
+    config = small_config(pattern, tokenizer=TokenizerConfig(kind="existing", path=str(tokenizer.path)))
+    curate(config, tmp_path / "set", workers=1)
+    checks = {check.name: check for check in verify(tmp_path / "set")}
+    assert not any(check.problems for check in checks.values())
+    assert checks["tokens"].examined.endswith("; texts not compared: the tokenizer changes them")

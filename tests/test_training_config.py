@@ -26,6 +26,7 @@ from training.config import (
     BatchConfig,
     BudgetConfig,
     CheckpointConfig,
+    ExamplesConfig,
     OpeningConfig,
     OptimizerConfig,
     RunConfig,
@@ -79,8 +80,28 @@ def test_what_may_change_is_changed_and_said(project: Path) -> None:
         ({"opening": OpeningConfig(fraction=0.5)}, "opening.fraction 0.5 does nothing by itself"),
         ({"opening": OpeningConfig(context_length=256)}, "do nothing in an opening of no length"),
         ({"opening": OpeningConfig(tokens_per_step=8192)}, "do nothing in an opening of no length"),
-        ({"optimizer": OptimizerConfig(matrices="adamw", cautious_decay=True)}, "optimizer.cautious_decay is Muon's"),
-        ({"optimizer": OptimizerConfig(matrices="adamw", momentum_warmup=0.1)}, "optimizer.momentum_warmup is Muon's"),
+        (
+            {"optimizer": OptimizerConfig(matrices="adamw", cautious_decay=True)},
+            r"optimizer.cautious_decay .* is Muon's",
+        ),
+        (
+            {"optimizer": OptimizerConfig(matrices="adamw", momentum_warmup=0.1)},
+            r"optimizer.momentum_warmup .* is Muon's",
+        ),
+        ({"optimizer": OptimizerConfig(matrices="adamw", momentum=0.9)}, r"optimizer.momentum .* is Muon's"),
+        (
+            {"optimizer": OptimizerConfig(matrices="adamw", momentum_start=0.9)},
+            r"optimizer.momentum_start .* is Muon's",
+        ),
+        ({"optimizer": OptimizerConfig(momentum_start=0.9)}, "does nothing without optimizer.momentum_warmup"),
+        (
+            {"schedule": ScheduleConfig("cosine", cooldown=0.2)},
+            r"schedule.cooldown .* cosine; unset it .by default it is 0\.5",
+        ),
+        (
+            {"validation": ValidationConfig(patience=3), "start_from": "x", "examples": ExamplesConfig(files=("a",))},
+            "validation.patience 3 does nothing where nothing is held out",
+        ),
         ({"optimizer": OptimizerConfig(lr=math.inf)}, "optimizer.lr must be a finite number"),
         ({"optimizer": OptimizerConfig(skip_spikes=0.0)}, "optimizer.skip_spikes must be positive"),
     ],

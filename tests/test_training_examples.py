@@ -350,6 +350,14 @@ def test_the_command_line_asks_as_the_examples_do(tuning: Path, monkeypatch: pyt
     assert texts[0].strip() and set(texts) == {texts[0]}
 
 
+def test_rows_of_another_length_are_another_run(tuning: Path) -> None:
+    """Packed into longer rows, the same examples stand in others: the place in the data would mean something else."""
+    flags = ("--examples.packing", "--budget.steps")
+    tune(tuning, *flags, "2", "--examples.max-length", "64")
+    said = tune(tuning, *flags, "4", "--examples.max-length", "128", expect=2).stderr
+    assert "examples.max_length: 64 -> 128" in said
+
+
 def test_the_command_line_chooses_how_to_hold_out(tuning: Path) -> None:
     """What the config chose gives way; two ways on the command line are a mistake, which a dry run finds too."""
     said = tune(tuning, "--examples.folds", "3", "--dry-run").stderr

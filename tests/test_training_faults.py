@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from forks import run_forks
 from safetensors.torch import load_file
 from tiny import PROJECT, environment, make_dataset, read_metrics, run_train
 
-from common.files import only_process_in, read_json, remove_temporaries, sha256_of, write_json
+from common.files import atomic_directory, only_process_in, read_json, remove_temporaries, sha256_of, write_json
 from common.runs import Checkpoint, CheckpointError, Run
 from inference.generation import Completion
 from training.checkpoints import prune
@@ -149,6 +150,15 @@ def test_a_file_that_cannot_be_read_is_named(project: Path, monkeypatch: pytest.
         assert "cannot write" not in said
 
 
+def test_a_lost_connection_is_no_matter_of_the_disk(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr("training.loop.accumulate_gradients", failing)
+    said = run_train(project, expect=2).stderr
+    assert "Connection reset by peer" in said and "the network" in said and "room on the disk" not in said
+
+
 def test_memory_that_is_too_small_for_the_model(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object) -> None:
         raise torch.OutOfMemoryError("no more")
@@ -250,10 +260,40 @@ def test_changed_optimizer_is_refused_on_resume(project: Path) -> None:
     assert "optimizer.matrices: muon -> adamw" in result.stderr
 
 
+def test_other_rows_to_validate_on_are_refused_on_resume(project: Path) -> None:
+    """Losses on them would not compare with the best so far, which also says when to stop."""
+    run_train(project, "--budget.steps", "4")
+    result = run_train(project, "--validation.tokens", "100", expect=2)
+    assert "validation.tokens: None -> 100" in result.stderr and "--name" in result.stderr
+
+
 def test_two_runs_in_one_place_are_refused(project: Path) -> None:
     with only_process_in(project / "runs" / "tiny"):
         assert "another process is working" in run_train(project, expect=2).stderr
     run_train(project)
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Nobody else is working there as far as anybody knows, and the work can be done."""
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", failing)
+    with only_process_in(tmp_path / "run") as nothing:
+        assert nothing is None
+    said = capsys.readouterr().err
+    assert said.count("warning") == 1 and f"{tmp_path / 'run'} cannot be locked (No locks available)" in said
+
+
+def test_a_directory_is_synced_with_all_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rename is durable only where the directory that holds the name is."""
+    synced: list[str] = []
+    monkeypatch.setattr("common.files.sync_directory", lambda path: synced.append(path.name))
+    with atomic_directory(tmp_path / "whole") as directory:
+        (directory / "one" / "two").mkdir(parents=True)
+        (directory / "one" / "two" / "file").write_text("")
+    assert set(synced) == {"two", "one", "whole.tmp", tmp_path.name} and synced[-1] == tmp_path.name
 
 
 def test_samples_may_hold_anything(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,22 +8,27 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 import rank_programs
 import torch
+import torch.distributed as dist
 from forks import run_forks
 from safetensors.torch import load_file
 from tiny import PROJECT, environment, losses, read_metrics, run_train
+from torch.distributed.device_mesh import init_device_mesh
 
 from common.runs import Run
 from model import Decoder, ModelConfig
+from model.activations import Checkpointing
 from model.device import Precision
-from training.config import BatchConfig, DistributionConfig, RunConfig
+from training.config import BatchConfig, DistributionConfig, OptimizerConfig, RunConfig
+from training.distribution import shard, whole
 from training.plan import estimate_memory, split_batch
 
 STRATEGIES = ("ddp", "fsdp")
+KINDS = get_args(Checkpointing)
 # Three layers and 45 hidden units: rows that two processes cannot share evenly.
 EXACT = ("--model.dropout", "0", "--model.layers", "3", "--model.mlp-width", "45")
 EIGHT = ("--budget.steps", "8", "--validation.every", "4", "--checkpoint.every", "4", "--checkpoint.keep", "9")
@@ -162,6 +167,45 @@ def test_sigterm_to_one_process_stops_all(project: Path, strategy: str) -> None:
     assert (run / "samples.jsonl").read_text() == (straight / "samples.jsonl").read_text()
 
 
+def test_sigterm_to_one_process_before_the_first_samples(project: Path) -> None:
+    """Samples of a sharded model need all processes: none may take them alone."""
+    stderr = run_program(project, "sigterm_before_samples", "--validation.at-start", *spread("fsdp"))
+    assert "stopped as asked after step 1" in stderr
+    assert [row["step"] for row in read_metrics(project / "runs" / "tiny")] == [1]
+
+
+def test_checkpointing_changes_nothing(project: Path) -> None:
+    """With dropout on: the second time has to draw the masks of the first."""
+    runs = [
+        ("--budget.steps", "2", *spread("fsdp"), "--activation-checkpointing", kind, "--name", kind) for kind in KINDS
+    ]
+    run_program(project, "in_turn", *runs[0], "+", "tiny.py", *runs[1], "+", "tiny.py", *runs[2])
+    for kind in KINDS[1:]:
+        assert_close(project / "runs" / KINDS[0], project / "runs" / kind)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_checkpointing_on_a_mesh_of_one_process(precision: Literal["fp32", "bf16"]) -> None:
+    """There FSDP itself is strictest: what the backward pass asks for first must be inside what it gathers again."""
+    config = ModelConfig(vocab_size=97, context_length=32, layers=2, width=32, heads=2, dropout=0.2)
+    ids, gradients = torch.randint(0, 97, (2, 33)), []
+    rank_programs.join("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        for kind in KINDS:
+            torch.manual_seed(0)
+            model = Decoder(replace(config, zero_init_projections=False)).train()
+            model.activation_checkpointing = kind
+            shard(model, init_device_mesh("cpu", (1,)), Precision(precision, "test"))
+            with Precision(precision, "test").autocast(torch.device("cpu")):
+                loss = model(ids[:, :-1], ids[:, 1:])
+            loss.backward()
+            gradients.append([whole(parameter.grad) for parameter in model.parameters()])
+    finally:
+        dist.destroy_process_group()
+    for others in gradients[1:]:
+        torch.testing.assert_close(others, gradients[0], atol=1e-6, rtol=1e-6)
+
+
 def test_sigterm_in_the_last_validation(project: Path) -> None:
     """The budget is used, but the resumed run still has that validation to do."""
     arguments = ("--budget.steps", "8", "--validation.every", "8", "--batch.micro-batch-size", "1")
@@ -250,7 +294,7 @@ def test_bf16_gradients_are_the_same_sharded(
 
 
 def test_the_plan_says_what_a_share_takes() -> None:
-    config = RunConfig(model=ModelConfig(), batch=BatchConfig(tokens_per_step=65_536))
+    config = RunConfig(batch=BatchConfig(tokens_per_step=65_536), optimizer=OptimizerConfig(matrices="adamw"))
     sharded = replace(config, distribution=DistributionConfig(strategy="fsdp"))
     precision, parameters = Precision("bf16", "test"), 50_000_000
 
@@ -262,6 +306,20 @@ def test_the_plan_says_what_a_share_takes() -> None:
     assert saved(1) == 0
     assert saved(2) == parameters * (16 - 8 - 4)  # four micro-batches, whose gradients are kept whole
     assert saved(8) == parameters * (16 - 2)
+
+
+def test_the_plan_counts_the_state_of_its_optimizer() -> None:
+    model = ModelConfig(vocab_size=1000, width=64)
+    parameters, outside = 10_000_000, 64_000
+
+    def planned(**optimizer: Any) -> int:
+        config = RunConfig(model=model, optimizer=OptimizerConfig(**optimizer))
+        return estimate_memory(config, parameters, parameters, split_batch(config, 1), Precision("bf16", "test"))
+
+    adamw = planned(matrices="adamw")
+    assert planned(matrices="adamw", ema=0.9) - adamw == 4 * parameters
+    assert adamw - planned(matrices="adamw", adamw="8bit") == 6 * parameters
+    assert adamw - planned() == 4 * (parameters - outside)  # Muon has one state, not two
 
 
 def test_the_slurm_script_parses() -> None:

@@ -50,6 +50,11 @@ def test_wsd_schedule_in_closed_form() -> None:
         assert learning_rate_factor(schedule, fraction) == pytest.approx(factor)
 
 
+def test_wsd_without_a_cooldown_stays_at_the_peak() -> None:
+    schedule = ScheduleConfig(kind="wsd", warmup=0.1, cooldown=0.0, final=0.2)
+    assert [learning_rate_factor(schedule, fraction) for fraction in (0.1, 0.5, 1.0, 1.5)] == [1.0] * 4
+
+
 def test_cosine_schedule_in_closed_form() -> None:
     schedule = ScheduleConfig(kind="cosine", warmup=0.2, final=0.1)
     for fraction, factor in {0.0: 0.0, 0.1: 0.5, 0.2: 1.0, 0.6: 0.55, 1.0: 0.1, 2.0: 0.1}.items():
@@ -247,21 +252,21 @@ def test_the_opening_split_keeps_its_tokens() -> None:
 def test_spikes_are_refused_after_enough_steps_only() -> None:
     guard = SpikeGuard(6.0)
     rng = np.random.default_rng(0)
-    assert not guard.refuses(100.0, 1.0)  # nothing to compare with yet
+    assert not guard.take_note(100.0, 1.0)  # nothing to compare with yet
     for loss in rng.normal(3.0, 0.1, WINDOW):
-        assert not guard.refuses(float(loss), 1.0 + float(rng.normal(0, 0.1)))
+        assert not guard.take_note(float(loss), 1.0 + float(rng.normal(0, 0.1)))
     again = SpikeGuard(6.0)
     again.restore(json.loads(json.dumps(guard.state())))
     for one in (guard, again):
-        assert not one.refuses(3.2, 1.2)
-        assert one.refuses(5.0, 1.0) and one.refuses(3.0, 9.0)
-    assert not SpikeGuard(None).refuses(math.nan, math.nan)
+        assert not one.take_note(3.2, 1.2)
+        assert one.take_note(5.0, 1.0) and one.take_note(3.0, 9.0)
+    assert not SpikeGuard(None).take_note(math.nan, math.nan)
 
 
 def test_what_is_not_finite_is_passed_over_with_limited_patience() -> None:
     guard = SpikeGuard(6.0)
-    assert [guard.refuses(math.nan, 1.0) for _ in range(PATIENCE + 1)] == [True] * PATIENCE + [False]
-    assert not guard.refuses(3.0, 1.0) and guard.refuses(3.0, math.inf)
+    assert [guard.take_note(math.nan, 1.0) for _ in range(PATIENCE + 1)] == [True] * PATIENCE + [False]
+    assert not guard.take_note(3.0, 1.0) and guard.take_note(3.0, math.inf)
 
 
 def test_the_average_of_the_weights_follows_them() -> None:

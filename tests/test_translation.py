@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import sys
 import tarfile
 import zlib
 from collections import Counter
@@ -12,20 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from inference_fixtures import make_run
+from inference_fixtures import ROOT, make_run
 
-from common.cli import run_command
+from common.cli import load_config, run_command
 from common.errors import UserError
 from common.runs import Run
+from data_pipeline.config import DataConfig
+from data_pipeline.dedup.evaluation_texts import EvaluationArgument, evaluation_texts, plan
+from data_pipeline.documents import Document
 from data_pipeline.examples.formats import read_records
 from data_pipeline.translation import making
 from data_pipeline.translation.config import TranslationConfig, check
-from data_pipeline.translation.held_out import split
+from data_pipeline.translation.held_out import Split, split
 from data_pipeline.translation.making import examples, texts
 from data_pipeline.translation.sword import plain_text, read_module
 from data_pipeline.translation.verses import Verse, aligned
 from evaluation import translation
 from evaluation.dictionary import Dictionary
+from evaluation.harness.task_data import drawn
 from evaluation.translation_scores import score
 from inference import load_run
 
@@ -124,6 +129,8 @@ def test_what_quotes_a_held_out_verse_is_not_learned_from() -> None:
     }
     with pytest.raises(UserError, match="no book 'Tobit'"):
         split(verses, TranslationConfig(test_books=("Tobit",), validation_books=("Col",)))
+    with pytest.raises(UserError, match="no verse is left to train on: hold out fewer books"):
+        split(verses, TranslationConfig(test_books=("Rom", "Hab"), validation_books=("Col", "Gal")))
 
 
 @pytest.mark.parametrize(
@@ -174,6 +181,21 @@ def test_files_are_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "9 to train on, 9 in Rom to test" in capsys.readouterr().out
 
 
+def test_the_base_reads_no_held_out_verse_in_any_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    held_out = [verse(book, 1, f"{book} of twelve words and of more") for book in ("Rom", "Col")]
+    parts = Split([verse("Gen", 1, "light")], held_out[1:], held_out[:1], {})
+    monkeypatch.setattr(making, "read_verses", lambda downloads: ([], Counter()))
+    monkeypatch.setattr(making, "split", lambda verses, config: parts)
+    recipe = load_config(ROOT / "configs/data/translation_es_en.py", TranslationConfig)
+    making.make(recipe, Path("data/translation_es_en"), "python -m data_pipeline CONFIG")
+    base = load_config(ROOT / "configs/data/translation_base.py", DataConfig)
+    files, _ = plan(base.decontamination, base.collection)
+    found = evaluation_texts(EvaluationArgument(files, base.decontamination, base.collection, base.cleaning))
+    texts = [one.text for one in found if isinstance(one, Document)]
+    assert sorted(texts) == sorted(text for one in held_out for text in one.texts.values())
+
+
 SPANISH = ["El gato come pan", "El perro come carne", "La gata bebe leche", "El gato bebe agua"]
 ENGLISH = ["The cat eats bread", "The dog eats meat", "The kitten drinks milk", "The cat drinks water"]
 
@@ -204,26 +226,51 @@ def test_scores_are_those_of_sacrebleu_and_the_better_system_is_found() -> None:
     assert "tok:13a" in found.signatures["BLEU"]
     with pytest.raises(ValueError, match="24 translations"):
         score({"bad": bad, "good": good[1:]}, references, baseline="bad")
-    with pytest.raises(ValueError, match="different numbers"):
+    with pytest.raises(UserError, match="different numbers"):
         score({"bad": bad}, [["one"], ["one", "two"]], baseline="bad")
+
+
+def write_examples(data: Path, references: int = 2) -> list[dict[str, Any]]:
+    """train.jsonl and test.jsonl, the last verse of which has so many references; the others have two."""
+    data.mkdir()
+    rows = [
+        {"prompt": f"{es}\n<en>", "completion": f" {en}", "source": es, "references": [f"{en} now .", f"now {en} ."]}
+        for es, en in zip(SPANISH, ENGLISH, strict=True)
+    ]
+    rows[-1]["references"] = rows[-1]["references"][:references]
+    for name in ("train", "test"):
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def test_what_cannot_be_scored_is_told_before_anything_is_translated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "tuned")
+    write_examples(tmp_path / "data")
+    monkeypatch.setattr(translation, "translate", lambda *_: pytest.fail("translated for nothing"))
+    for number in (1, 0):
+        write_examples(tmp_path / f"odd{number}", number)
+        with pytest.raises(UserError, match="different numbers of references" if number else "holds no translations"):
+            translation.main(["tuned", "--data", f"odd{number}", "--device", "cpu"])
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)  # as where it is not installed
+    with pytest.raises(UserError, match="sacrebleu is not here"):
+        translation.main(["tuned", "--data", "data", "--device", "cpu"])
 
 
 def test_a_run_is_measured_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     run = make_run(tmp_path / "runs" / "tuned")
     data = tmp_path / "data"
-    data.mkdir()
-    rows = [
-        {"prompt": f"{es}\n<en>", "completion": f" {en}", "source": es, "references": [f"{en} now .", f"now {en} ."]}
-        for es, en in zip(SPANISH, ENGLISH, strict=True)
-    ]
-    for name in ("train", "test"):
-        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = write_examples(data)
     with pytest.raises(SystemExit) as ended:
         run_command(
             translation.main, ["tuned", "--data", str(data), "--max-new-tokens", "5", "--device", "cpu", "--limit", "3"]
         )
-    assert ended.value.code == 0, capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    assert "the base did not translate: " in printed.out and "did not start from another model" in printed.out
     result = json.loads((run / "translation.json").read_text())
     assert result["verses"] == 3 and list(result["systems"]) == [
         translation.COPY, translation.DICTIONARY, translation.TUNED, translation.HUMAN,
@@ -232,7 +279,8 @@ def test_a_run_is_measured_beside_the_others(tmp_path: Path, monkeypatch: pytest
     assert result["systems"][translation.DICTIONARY]["bleu"] > result["systems"][translation.COPY]["bleu"]
     written = [json.loads(line)["translations"] for line in (run / "translations.jsonl").read_text().splitlines()]
     loaded = load_run(Run(run), device="cpu")
-    kept = [row for row in rows if row["source"] in {each[translation.COPY] for each in written}]
+    kept = drawn(rows, 3, 0)
+    assert [each[translation.COPY] for each in written] == [row["source"] for row in kept]
     again = translation.translate(loaded.model, loaded.tokenizer, kept, 5)
     assert [each[translation.TUNED] for each in written] == again
     (data / "test.jsonl").write_text('{"prompt": "x"}\n')

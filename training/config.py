@@ -194,7 +194,7 @@ class TrackingConfig:
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     """Weights & Biases: "auto" is online when an API key is set up, offline when not."""
     wandb_project: str = "mini-gpt"
-    """Project that runs appear in."""
+    """Project that runs appear in, of W&B and of Trackio."""
     wandb_group: str | None = None
     """W&B group that the run belongs to, such as the experiment it is one of."""
     wandb_tags: tuple[str, ...] = ()
@@ -205,6 +205,8 @@ class TrackingConfig:
     """Steps between histograms of all weights and gradients, which are logged steps then; unset takes none."""
     tensorboard: bool = False
     """Write event files for TensorBoard beside everything else."""
+    trackio: bool = False
+    """Write everything into a database for Trackio as well, runs/trackio/ unless TRACKIO_DIR says otherwise."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from operator import attrgetter
 
 from common.errors import UserError
 from data_pipeline.examples.dataset import check_options
@@ -106,10 +107,20 @@ def _check_that_all_matters(config: RunConfig) -> None:
             "opening.tokens_per_step and opening.context_length do nothing in an opening of no length: set "
             "--opening.fraction, 0.1 say, or unset them"
         )
+    idle = {}  # what does nothing, and why
+    if not optimizer.momentum_warmup:
+        idle["optimizer.momentum_start"] = "does nothing without optimizer.momentum_warmup"
     if optimizer.matrices == "adamw":
-        of_muon = {"momentum_warmup": optimizer.momentum_warmup, "cautious_decay": optimizer.cautious_decay}
-        for name in (name for name, value in of_muon.items() if value):
-            raise UserError(f"optimizer.{name} is Muon's and does nothing with optimizer.matrices adamw; unset it")
+        for name in ("momentum", "momentum_start", "momentum_warmup", "cautious_decay"):
+            idle[f"optimizer.{name}"] = "is Muon's and does nothing with optimizer.matrices adamw"
+    if config.schedule.kind == "cosine":
+        idle["schedule.cooldown"] = "does nothing with schedule.kind cosine"
+    if config.examples.used and not config.examples.validates:
+        idle["validation.patience"] = "does nothing where nothing is held out"
+    for place, why in idle.items():
+        value, usual = attrgetter(place)(config), attrgetter(place)(RunConfig())
+        if value != usual:
+            raise UserError(f"{place} {value} {why}; unset it (by default it is {usual})")
 
 
 def _check_fine_tuning(config: RunConfig) -> None:
@@ -119,12 +130,13 @@ def _check_fine_tuning(config: RunConfig) -> None:
         for name, value in asdict(examples).items():
             if value != getattr(default, name):
                 raise UserError(f"examples.{name} does nothing without examples.files or examples.stages; unset it")
-    if examples.files:
-        check_options(examples.files, examples)
     if examples.files and examples.stages:
         raise UserError("examples.files and examples.stages exclude each other: name the files in one of them")
     if examples.stages and examples.folds:
         raise UserError("examples.stages and examples.folds exclude each other; unset one")
+    if examples.files:
+        every_fold = examples.folds and examples.fold is None
+        check_options(examples.files, replace(examples, fold=0) if every_fold else examples)
     if examples.packing and examples.group_by_length:
         raise UserError("examples.group_by_length does nothing with examples.packing: all rows are full; unset one")
     if examples.used and config.opening.fraction:

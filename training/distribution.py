@@ -16,7 +16,7 @@ from weakref import WeakSet
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.parallel import DistributedDataParallel
@@ -130,9 +130,14 @@ def distribute(
         network = DistributedDataParallel(model, broadcast_buffers=False)
         _replicated.add(network)
         return network
+    shard(model, init_device_mesh(device.type, (world.size,)), precision)
+    return model
+
+
+def shard(model: Decoder, mesh: DeviceMesh, precision: Precision) -> None:
+    """Spread the parameters of `model` over the processes of a `mesh` of one dimension."""
     # The warning is of in-place operations on a group's output; the decoder has none.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    mesh = init_device_mesh(device.type, (world.size,))
     rounded = MixedPrecisionPolicy(precision.dtype, torch.float32, cast_forward_inputs=False)
     policy = MixedPrecisionPolicy() if precision.name == "fp32" else rounded
     for block in model.blocks:
@@ -140,7 +145,6 @@ def distribute(
         # One group, so one gather and one reduction a block. Its norm gains, if any, go with the rest of the model.
         fully_shard([block.attention, block.mlp], mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
-    return model
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -42,7 +42,7 @@ class Job:
     base_fingerprint: str | None = None  # of what an adapter is trained on
     compiled: bool = False
     gradients_checked: bool = False
-    stopped: bool = False  # before its end, as it was asked to
+    stopped: bool = False  # as it was asked to, maybe at its very end
 
     def current_split(self) -> BatchSplit:
         """How the next step is split."""

@@ -85,27 +85,27 @@ class Journal:
     def stop_requested(self) -> bool:
         return self.stop.asked
 
-    def complete_step(self, job: Job) -> tuple[bool, bool]:
+    def complete_step(self, job: Job) -> bool:
         """Do what a request to stop had cut short after the last step of a resumed run.
 
-        Returns whether the run is finished, and whether it was asked to stop once more.
+        Returns whether the run ends there.
         """
         if self._cut_short is None:
-            return False, False  # a run whose budget is used is not resumed; compiling may not use up what is left
-        finished = job.fraction_used() >= 1
+            return False  # a run whose budget is used is not resumed; compiling may not use up what is left
         step = Step(**{"sequence": job.split.sequence, **self._cut_short})  # older checkpoints do not say it
         self._skipped -= step.skipped  # it was counted before it was cut short, and is once more
-        return finished, self.after_step(job, step, finished, stopping=False)
+        return self.after_step(job, step, stopping=False)
 
-    def after_step(self, job: Job, step: Step, finished: bool, stopping: bool) -> bool:
-        """Validate, log and save whatever is due after this step, in this order; returns whether to stop.
+    def after_step(self, job: Job, step: Step, stopping: bool) -> bool:
+        """Validate, log and save whatever is due after this step, in this order; returns whether the run ends here.
 
-        That is so when it was asked for, and when validations have not been better for too long.
+        That is so when its budget is used, when it was asked to stop, and when validations have not been better for too
+        long.
 
         A run that was asked to stop only saves, even in the middle of a validation: whoever asked may not wait.
         The validation is then done in full, and logged, when the run is resumed.
         """
-        number, config = job.progress.step, job.config
+        number, config, finished = job.progress.step, job.config, job.fraction_used() >= 1
         self._since_logged.append(step)
         self._skipped += step.skipped
         due = finished or number % config.validation.every == 0
@@ -113,37 +113,42 @@ class Journal:
         cut_short = due and result is None and job.data.validation is not None
         if result is not None and not math.isfinite(result.loss):
             raise TrainingDiverged(job, f"validation loss {result.loss}")
-        improved = result is not None and (self.best_loss is None or result.loss < self.best_loss)
-        if result is not None and improved:
-            self.best_loss = result.loss
-        if result is not None:
-            self._without_gain = 0 if improved else self._without_gain + 1
-        given_up = gives_up(config.validation, self._without_gain)
+        improved = result is not None and self._improves(result.loss)
+        stopped, given_up = stopping or cut_short, gives_up(config.validation, self._without_gain)
+        ends = finished or stopped or given_up
         histograms = self.histograms.take() if self.histograms else {}
         logged = due or number == 1 or number % config.tracking.log_every == 0 or bool(histograms)
         if logged and not cut_short:
             self._log(job, step, result, histograms, samples=due and not stopping)
-        every, minutes = config.checkpoint.every, config.checkpoint.minutes
-        on_step = every is not None and number % every == 0
-        on_time = minutes is not None and job.progress.seconds - self._saved_at >= 60 * minutes
-        stopping = stopping or cut_short
-        if finished or stopping or improved or on_step or on_time or given_up:
+        if ends or improved or self._save_is_due(job):
             self._save(job, result, step if cut_short else None, improved)
-        if stopping and self.display:
+        if stopped and self.display:
             self.display.note(f"stopped as asked after step {number}; the same command goes on from there")
         elif given_up and self.display:
             self.display.note(
                 f"stopped after step {number}: {self._without_gain} validations have not been better than the best, "
                 f"{self.best_loss:.4f}"
             )
-        return stopping or given_up
+        return ends
+
+    def _improves(self, loss: float) -> bool:
+        """Whether a validation loss is the best so far; it counts from now on."""
+        improved = self.best_loss is None or loss < self.best_loss
+        self._without_gain = 0 if improved else self._without_gain + 1
+        self.best_loss = loss if improved else self.best_loss
+        return improved
+
+    def _save_is_due(self, job: Job) -> bool:
+        every, minutes = job.config.checkpoint.every, job.config.checkpoint.minutes
+        on_step = every is not None and job.progress.step % every == 0
+        return on_step or (minutes is not None and job.progress.seconds - self._saved_at >= 60 * minutes)
 
     def begin(self, job: Job) -> None:
         """Validate and sample before the first step of a run, where that is wanted."""
         if job.progress.step or not job.config.validation.at_start:
             return
         result = self._validate(job)
-        if self.stop_requested:  # whoever asked may not wait
+        if any(job.world.gather(self.stop_requested)):  # whoever asked may not wait; samples need all processes
             return
         row = {"step": 0, "tokens": 0, "seconds": round(job.progress.seconds, 3)}
         row |= result.to_metrics() if result else {}

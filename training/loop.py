@@ -26,8 +26,8 @@ def train(job: Job, journal: Journal) -> None:
     job.model.train()
     started = time.monotonic() - job.progress.seconds
     journal.begin(job)
-    finished, stopping = journal.complete_step(job)
-    while not (finished or stopping):
+    ended = journal.complete_step(job)
+    while not ended:
         step_started = time.monotonic()
         split = job.current_split()
         losses, targets, tokens = accumulate_gradients(job, split)
@@ -43,7 +43,7 @@ def train(job: Job, journal: Journal) -> None:
         loss_sum, norm_sum, elapsed, stops = world.sum(agreed, job.device)
         loss, grad_norm = loss_sum / targets, norm_sum / world.size
 
-        refused = job.spikes.refuses(loss, grad_norm)
+        refused = job.spikes.take_note(loss, grad_norm)
         # In fp16 gradients may overflow: the step is skipped then, and the scaler lowers its scale.
         may_overflow = job.scaler.is_enabled() and job.scaler.get_scale() >= SMALLEST_SCALE and math.isfinite(loss)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)) and not (refused or may_overflow):
@@ -58,10 +58,9 @@ def train(job: Job, journal: Journal) -> None:
             job.average.update(ahead.step)
 
         job.progress = replace(ahead, seconds=elapsed / world.size)
-        finished, stopping = job.fraction_used() >= 1, stops > 0
         seconds = time.monotonic() - step_started
         step = Step(finite(loss), lr, finite(grad_norm), tokens, split.sequence, seconds, skipped)
-        stopping = journal.after_step(job, step, finished, stopping)
+        ended = journal.after_step(job, step, stopping=stops > 0)
 
 
 def finite(value: float) -> float | None:

@@ -239,15 +239,30 @@ def estimate_memory(
         saved += tokens * block  # of the block that is being computed again
     # A chunk of the logits in four copies, and the gradient by the head, which is taken with the loss.
     loss = min(tokens * config.vocab_size, CHUNK_LOGITS) * (8 + 2 * size) + config.vocab_size * config.width * 8
-    kept = frozen_bytes(run_config, parameters) + trained * 16 if trained < parameters else parameters * 16
+    kept = trained_bytes(run_config, trained)
+    if trained < parameters:
+        kept += frozen_bytes(run_config, parameters)
     if run_config.distribution.strategy == "fsdp":
         kept = kept // split.world + (trained * 4 if split.world > 1 and split.accumulation > 1 else 0)
     return PROCESS_BYTES + kept + saved + loss
 
 
+def trained_bytes(config: RunConfig, trained: int) -> int:
+    """Of what is trained: weight, gradient, optimizer state, and the running average if there is one."""
+    of_adamw = 8 if config.optimizer.adamw == "torch" else 2
+    by_muon = trained - outside_blocks(config) if config.optimizer.matrices == "muon" else 0  # with no adapter
+    average = 0 if config.optimizer.ema is None else 4
+    return trained * (4 + 4 + of_adamw + average) + by_muon * (4 - of_adamw)
+
+
+def outside_blocks(config: RunConfig) -> int:
+    """Parameters of embedding and head."""
+    return config.model.vocab_size * config.model.width * (1 if config.model.tied else 2)
+
+
 def frozen_bytes(config: RunConfig, parameters: int) -> int:
     """Of the weights under an adapter: those in the blocks, and the rest."""
-    outside = config.model.vocab_size * config.model.width * (1 if config.model.tied else 2)
+    outside = outside_blocks(config)
     sizes = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "nf4": 4.127 / 8, "nf4-single": 4.5 / 8}
     of_rest = sizes[config.storage.dtype]
     of_blocks = of_rest if config.storage.quantization == "none" else sizes[config.storage.quantization]

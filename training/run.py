@@ -44,7 +44,8 @@ from training.tracking import Tracker
 # The data may move: what they contain is compared.
 FIXED_FIELDS = (
     *("model", "start_from", "adapter", "storage", "seed", "optimizer.matrices", "optimizer.adamw"),
-    *("examples.packing", "examples.group_by_length"),
+    *("examples.packing", "examples.group_by_length", "examples.max_length"),
+    "validation.tokens",  # losses on other rows do not compare with the best so far
 )
 
 
@@ -98,9 +99,11 @@ def trouble_explained(config: RunConfig, run: Run, device: torch.device) -> Iter
     try:
         yield
     except OSError as error:
+        of_network = isinstance(error, ConnectionError | TimeoutError)
+        likely = "the network, the other processes" if of_network else "room on the disk, permissions"
         raise UserError(
-            f"{run.path} cannot go on: {error}; mend that (room on the disk, permissions), then run the same command "
-            "again: checkpoints are whole or absent"
+            f"{run.path} cannot go on: {error}; mend that ({likely}), then run the same command again: checkpoints are "
+            "whole or absent"
         ) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
@@ -297,7 +300,8 @@ def record(job: Job, state: dict[str, Any], console: Console) -> None:
             histograms = HistogramRecorder(job, job.config.tracking.histograms_every)
             stack.callback(histograms.close)
         train(job, Journal(tracker, display, histograms, stop, state, job.progress.seconds))
-        job.stopped = any(job.world.gather(stop.asked)) and job.fraction_used() < 1
+        # Also in its last step, or while it was saved: what would follow the run is not to begin then.
+        job.stopped = any(job.world.gather(stop.asked))
 
 
 def say_what_next(run: Run, job: Job, console: Console) -> None:

@@ -60,7 +60,9 @@ def learning_rate_factor(schedule: ScheduleConfig, fraction: float) -> float:
     if schedule.kind == "cosine":
         position = (fraction - schedule.warmup) / max(1e-9, 1 - schedule.warmup)
         return schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * position))
-    left = (1 - fraction) / max(1e-9, schedule.cooldown)
+    if not schedule.cooldown:
+        return 1.0
+    left = (1 - fraction) / schedule.cooldown
     return min(1.0, schedule.final + (1 - schedule.final) * left)
 
 

@@ -8,7 +8,9 @@ from collections import deque
 from typing import Any
 
 WINDOW = 128  # steps that a new one is compared with
-PATIENCE = 10  # steps skipped one after the other, after which training has diverged rather than met a bad batch
+# Steps skipped one after the other, at most. What is as far off after them is no bad batch: it is taken, or training
+# has diverged, where it is not finite.
+PATIENCE = 10
 
 
 class SpikeGuard:
@@ -20,8 +22,8 @@ class SpikeGuard:
         self.recent: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self.skipped = 0  # steps skipped one after the other
 
-    def refuses(self, loss: float, grad_norm: float) -> bool:
-        """Whether to skip this step. What is not finite is refused too, for as long as there is patience."""
+    def take_note(self, loss: float, grad_norm: float) -> bool:
+        """Take note of a step; returns whether to skip it. What is not finite is skipped too, within `PATIENCE`."""
         if self.threshold is None:
             return False
         refused = not all(map(math.isfinite, (loss, grad_norm)))

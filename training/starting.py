@@ -29,7 +29,8 @@ def model_of_start(config: RunConfig, flags: Sequence[str]) -> RunConfig:
     """`config` with the architecture of the weights that it begins with, if a flag or the config itself names some.
 
     A config that names weights and a model as well keeps its model, which then has to fit; `--start-from` replaces it.
-    A run that has begun already says itself what its model is, so the weights may be gone by then.
+    A single run that has begun says itself what its model is, so the weights may be gone by then; those of stages and
+    folds are looked at whenever the command is given.
 
     Raises:
         UserError: there are no such weights.

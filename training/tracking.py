@@ -14,6 +14,7 @@ from common.threads import unbound
 from training.histograms import Histogram
 from training.job import Job
 from training.tensorboard import start_tensorboard
+from training.trackio_run import start_trackio
 from training.wandb_run import start_wandb
 
 
@@ -70,7 +71,7 @@ class Tracker:
         self.samples = JsonLines(job.run.samples, logged)
         with unbound():
             wandb = start_wandb(job, wandb_id)
-            found: list[Dashboard | None] = [wandb, start_tensorboard(job, logged)]
+            found: list[Dashboard | None] = [wandb, start_tensorboard(job, logged), start_trackio(job)]
         self.wandb_id = wandb.id if wandb else wandb_id
         self._dashboards = [dashboard for dashboard in found if dashboard]
         self._said: set[str] = set()

@@ -32,8 +32,10 @@ config = DataConfig(
             max_toxic_words=1.0,
         )
     ),
+    # What is held out, to test and to validate, in all three versions: `references` has both of English.
     decontamination=DecontaminationConfig(
-        patterns=("data/translation_es_en/test.jsonl",), text_fields=("source", "completion")
+        patterns=("data/translation_es_en/test.jsonl", "data/translation_es_en/validation.jsonl"),
+        text_fields=("source", "references"),
     ),
     tokenizer=TokenizerConfig(vocab_size=8192, sample_bytes=30_000_000),
 )

@@ -41,11 +41,6 @@ def _short(hashes: np.ndarray) -> np.ndarray:
     return run_hashes(hashes, len(hashes)) if len(hashes) else np.zeros(1, np.uint64)
 
 
-def shingle_set(text: str, words: int) -> np.ndarray:
-    """The sorted distinct `shingles` of one text, (shingles,) uint64."""
-    return np.unique(shingles([text], words)[0])
-
-
 def run_hashes(hashes: np.ndarray, length: int) -> np.ndarray:
     """One hash for every run of `length` words, (words - length + 1,) uint64; their order matters.
 

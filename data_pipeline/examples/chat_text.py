@@ -14,7 +14,7 @@ BEGIN, START_HEADER, END_HEADER, END_OF_TURN = (
 MARKS = (START_HEADER, END_HEADER, END_OF_TURN)
 """Without these a tokenizer cannot read such a text."""
 
-_HEADER = re.compile(rf"{re.escape(START_HEADER)}\s*([^<>|]*?)\s*{re.escape(END_HEADER)}")
+_HEADER = re.compile(rf"{re.escape(START_HEADER)}([^<>|]*){re.escape(END_HEADER)}")
 # A model that calls a tool ends its message with <|eom_id|>.
 _END = r"<\|eo[tm]_id\|>"
 _BODY = re.compile(rf"((?:(?!{_END}).)*)({_END})\s*(?:<\|end_of_text\|>\s*)?", re.DOTALL)
@@ -58,16 +58,13 @@ def turns(text: str) -> list[Turn]:
     start = 0
     for number, header in enumerate(headers):
         stop = headers[number + 1].start() if number + 1 < len(headers) else len(text)
+        role = header[1].strip()
         body = _BODY.fullmatch(text, header.end(), stop)
         if body is None:
-            raise ValueError(
-                f"turn {number + 1} ({header[1]}) does not end with {END_OF_TURN}, or text stands behind it"
-            )
-        if header[1] == "assistant" and not body[1].strip():
+            raise ValueError(f"turn {number + 1} ({role}) does not end with {END_OF_TURN}, or text stands behind it")
+        if role == "assistant" and not body[1].strip():
             raise ValueError(f"the answer in turn {number + 1} is empty")
         end = body.end(2)
-        found.append(
-            Turn(header[1], text[start : header.end()], text[header.end() : end], text[end:stop], body[1].strip())
-        )
+        found.append(Turn(role, text[start : header.end()], text[header.end() : end], text[end:stop], body[1].strip()))
         start = stop
     return found

@@ -50,6 +50,11 @@ class ExampleOptions:
     seed: int = 0
     """Of the choice of what is held out."""
 
+    @property
+    def validates(self) -> bool:
+        """Whether some examples are held out."""
+        return bool(self.validation_files or self.validation_fraction or self.folds)
+
 
 class ExampleSet:
     """The examples of one split: their ids and masks one behind the other in two flat arrays."""
@@ -128,7 +133,7 @@ def load_examples(files: Sequence[str | Path], tokenizer: Tokenizer, options: Ex
     lost = _lost(problems, counts, duplicates, options)
     if not len(train):
         raise UserError(f"no example to train on is left of {', '.join(map(str, files))}{lost}")
-    if _validates(options) and not len(validation):
+    if options.validates and not len(validation):
         raise UserError(
             "no example to validate on is left: examples that ask the same stay on one side, and a text is one example "
             f"unless lines of --- divide it. Give more examples or other validation_files{lost}"
@@ -151,7 +156,7 @@ def load_examples(files: Sequence[str | Path], tokenizer: Tokenizer, options: Ex
         notes=tuple(_notes(everything, tokenizer, options)),
     )
     style = Counter(record.style for record, _ in for_training).most_common(1)[0][0]
-    return LoadedExamples(train, validation if _validates(options) else None, report, style)
+    return LoadedExamples(train, validation if options.validates else None, report, style)
 
 
 def _listed(files: Sequence[RecordFile], split: str) -> list[FileReport]:
@@ -186,10 +191,6 @@ def check_options(files: Sequence[str | Path], options: ExampleOptions) -> None:
     }
     if sum(ways.values()) > 1:
         raise UserError(f"{' and '.join(name for name, given in ways.items() if given)} exclude each other; give one")
-
-
-def _validates(options: ExampleOptions) -> bool:
-    return bool(options.validation_files or options.validation_fraction or options.folds)
 
 
 def _rendered(

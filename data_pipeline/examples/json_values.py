@@ -9,7 +9,7 @@ from typing import Any
 
 _DECODER = json.JSONDecoder()
 _BETWEEN = re.compile(r"[ \t\r\n,\[\]]*")
-_NEXT_OBJECT = re.compile(r"[\n,][ \t\r\n]*(?=\{)")
+_NEXT_OBJECT = re.compile(r"[\n,][ \t\r]*(?=\{)")
 
 Value = tuple[int, Any, str]
 """Line, value, and what is wrong with it; nothing is wrong with a value that could be read."""
@@ -17,8 +17,19 @@ Value = tuple[int, Any, str]
 
 def json_values(text: str) -> Iterator[Value]:
     """The values of JSON lines, or the elements of a list; also of objects that are spread over several lines."""
-    first = text.lstrip().partition("\n")[0].strip()
-    return _elements(text) if first.startswith("[") or first == "{" else _lines(text)
+    return _elements(text) if text.lstrip().startswith("[") or _goes_on(text.strip()) else _lines(text)
+
+
+def _goes_on(text: str) -> bool:
+    """Whether the first object does not end on its line. Where the next line is one too, it is only damaged."""
+    first, _, rest = text.partition("\n")
+    if not first.startswith("{") or not rest or rest.startswith("{"):
+        return False
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def _lines(text: str) -> Iterator[Value]:

@@ -6,14 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from common.cli import to_dict
 from data_pipeline.questions import creatures
 from data_pipeline.questions.config import QuestionsConfig
 from data_pipeline.questions.parts import Part
 from data_pipeline.questions.question import Question
-from data_pipeline.report.card import markdown, size_category
+from data_pipeline.report.card import markdown, size_category, table
 from data_pipeline.sources import wikipedia
 
 CARD = "README.md"
@@ -50,12 +49,12 @@ def render(made: Made, name: str, files: Mapping[str, str], command: str) -> str
         "\n".join(("---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", MARK)),
         f"# {markdown(name)}",
         _source(config),
-        "## Files\n\n" + _table(("file", "bytes"), [(name, len(text.encode())) for name, text in files.items()]),
+        "## Files\n\n" + table(("file", "bytes"), [(name, len(text.encode())) for name, text in files.items()]),
         "## Counts\n\n" + _counts(made),
         "## How it was made\n\n" + _how(config),
         _aside(made.aside),
         "## Settings\n\n"
-        + _table(("setting", "value"), [(f"`{k}`", json.dumps(v)) for k, v in to_dict(config).items()]),
+        + table(("setting", "value"), [(f"`{k}`", json.dumps(v)) for k, v in to_dict(config).items()]),
         f"Made again, byte for byte, with\n\n    {command}",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -80,10 +79,10 @@ def _source(config: QuestionsConfig) -> str:
 def _counts(made: Made) -> str:
     if made.parts:
         rows = [(part.name, len(part.train), len(part.held_out)) for part in made.parts]
-        return _table(("part", "documents to train on", "held out"), rows)
+        return table(("part", "documents to train on", "held out"), rows)
     train, held_out = (Counter(question.kind for question in rows) for rows in (made.train, made.held_out))
     rows = [(f"`{kind}`", train[kind], held_out[kind]) for kind in dict.fromkeys((*train, *held_out))]
-    return _table(("kind", "to train on", "held out"), [*rows, ("all", train.total(), held_out.total())])
+    return table(("kind", "to train on", "held out"), [*rows, ("all", train.total(), held_out.total())])
 
 
 def _how(config: QuestionsConfig) -> str:
@@ -111,9 +110,4 @@ def _aside(aside: Mapping[str, Sequence[str]]) -> str:
     for reason, names in sorted(aside.items()):
         shown = ", ".join(markdown(name) for name in names[:_EXAMPLES])
         rows.append((reason, len(names), shown + (", …" if len(names) > _EXAMPLES else "")))
-    return "## Set aside\n\n" + _table(("reason", "number", "such as"), rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return "## Set aside\n\n" + table(("reason", "number", "such as"), rows)

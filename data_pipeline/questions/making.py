@@ -19,6 +19,7 @@ from data_pipeline.questions.forms import part_files, question_files
 from data_pipeline.questions.parts import make_parts
 from data_pipeline.questions.question import Question, sample, split
 from data_pipeline.questions.tasks import task_questions
+from data_pipeline.report.card import is_ours
 
 _TASK_LANGUAGES: tuple[Literal["en", "es", "fr"], ...] = ("en", "es", "fr")
 
@@ -38,7 +39,7 @@ def make(config: QuestionsConfig, out: Path, command: str) -> card.Made:
         raise UserError(f"{out} holds a curated dataset; choose another directory with --out")
     made = _made(config, out.parent / "downloads")
     files = part_files(made.parts) if made.parts else question_files(made.train, made.held_out, config)
-    if _is_ours(out / card.CARD):
+    if is_ours(out / card.CARD, card.MARK):
         files[card.CARD] = card.render(made, out.name, files, command)
     for name, text in files.items():
         with atomic_write(out / name, "wb") as file:
@@ -75,11 +76,6 @@ def _divided(questions: Iterable[Question], aside: Mapping[str, Sequence[str]], 
             "questions are needed: raise limit or change held_out_fraction"
         )
     return card.Made(config, train, held_out, (), aside)
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a card may be overwritten."""
-    return not path.is_file() or card.MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _summary(made: card.Made, files: Mapping[str, Any], out: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from data_pipeline.report.facts import Facts
@@ -69,6 +71,17 @@ def attribution(licences: dict[str, int]) -> dict[str, list[str]]:
     asking = [name for name in licences if re.search(r"\bcc[- ]by\b", name, re.IGNORECASE)]
     alike = [name for name in asking if re.search(r"\bcc[- ]by(-nc)?-sa\b", name, re.IGNORECASE)]
     return {"attribution": asking, "share_alike": alike}
+
+
+def is_ours(path: Path, mark: str) -> bool:
+    """Whether a card may be overwritten: there is none, or it has the mark of those that are made here."""
+    return not path.is_file() or mark in path.read_text(encoding="utf-8", errors="replace")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def markdown(value: Any) -> str:

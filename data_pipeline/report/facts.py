@@ -24,6 +24,7 @@ from data_pipeline.report.survey import (
     quarantined,
 )
 from data_pipeline.shards import Dataset
+from data_pipeline.tokenizer import HEADER
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Facts:
     paragraphs: list[dict[str, Any]]  # examples of those that were removed
     contamination: Contamination
     config_file: str | None
+    plain_model: bool  # whether the tokenizer is a file that SentencePiece itself reads
 
     @property
     def total(self) -> dict[str, int]:
@@ -128,7 +130,12 @@ def gather(out: Path, executor: Executor | None = None) -> Facts:
         paragraphs=repeated_paragraphs(out / "stages"),
         contamination=contamination(out / "stages"),
         config_file=recipe.config_file(manifest),
+        plain_model=manifest["tokenizer"]["kind"] == "sentencepiece" and not _has_header(dataset.tokenizer_path),
     )
+
+
+def _has_header(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().startswith(HEADER)
 
 
 def _named(examples: dict[str, list[Example]], manifest: dict[str, Any]) -> dict[str, list[Example]]:

@@ -25,6 +25,7 @@ CARD = "README.md"
 CARD_MARK = "<!-- Written by `python -m data_pipeline`. Remove this line to keep your own edits. -->"
 _TEMPLATES = Path(__file__).parent / "templates"
 _FIGURES = ("funnel", "lengths", "languages", "tokens_by_source", "cluster_sizes")
+_TOKENIZERS = {"sentencepiece": "SentencePiece", "tiktoken": "tiktoken", "huggingface": "Hugging Face"}
 _STATE = "report.json"  # in `stages`: what the files were drawn from, and their sha256
 
 
@@ -53,7 +54,7 @@ def write(out: Path, executor: Executor | None = None) -> list[str]:
         UserError: there is no whole dataset in `out`, or an older version made it.
     """
     files = draw(gather(out, executor))
-    if not _is_ours(out / CARD):
+    if not card.is_ours(out / CARD, CARD_MARK):
         del files[CARD]
     for name, content in files.items():
         path = out / name
@@ -83,7 +84,7 @@ def draw(facts: Facts) -> dict[str, bytes]:
         "manifest": facts.manifest,
         "images": {name: base64.b64encode(image).decode() for name, image in images.items()},
         "front_matter": card.front_matter(facts),
-        "tokenizer_name": {"sentencepiece": "SentencePiece"}.get(facts.manifest["tokenizer"]["kind"], "tiktoken"),
+        "tokenizer_name": _TOKENIZERS[facts.manifest["tokenizer"]["kind"]],
         "attribution": card.attribution(facts.manifest["licences"]),
         "config": flatten(facts.manifest["config"]),
         "example_characters": EXAMPLE_CHARACTERS,
@@ -128,11 +129,6 @@ def scaled(value: int) -> str:
 def visible(piece: str) -> str:
     """A piece of the vocabulary with its whitespace shown."""
     return piece.replace("\u2581", "␣").replace("\n", "⏎").replace("\t", "⇥")
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a card may be overwritten."""
-    return not path.is_file() or CARD_MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _fingerprint(out: Path) -> str:

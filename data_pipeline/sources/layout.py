@@ -30,7 +30,6 @@ _AROUND = frozenset(
     "toplang viewcode-link".split()
 )
 _SPACE = re.compile(r"\s+")
-_LINE_END = re.compile(r"[ \t]+$", re.MULTILINE)
 _GAP = re.compile(r"\n{3,}")
 
 
@@ -89,7 +88,8 @@ def _text(root: Any) -> str:
             text.close(tag)
         if element is not root:
             text.add(element.tail)
-    return _GAP.sub("\n\n", _LINE_END.sub("", "".join(text.pieces))).strip()
+    lines = (line.rstrip("\t ") for line in "".join(text.pieces).split("\n"))
+    return _GAP.sub("\n\n", "\n".join(lines)).strip()
 
 
 def _is_around(tag: str, element: Any) -> bool:

@@ -27,6 +27,8 @@ _LANGUAGES = frozenset(
     "af ar ast bg bn bs ca cs da de el en eo es et eu fa fi fr ga gl gu he hi hr hu hy id it ja ka kk km kn ko lt lv "
     "mk ml mr ms nb ne nl nn pa pl pt ro ru si sk sl sq sr sv ta te th tr ug uk vi zh".split()
 )
+_LOCALE = re.compile(r"([a-z]{2,3})(?:[-_](?:[a-z]{2}|\d{3}|hans|hant|cyrl|latn))*(?:[.@][\w-]+)?")  # pt_br, de.utf-8
+_OF_PACKAGE = re.compile(r"(?:^|/)share/doc/[^/]+/")  # its name means no language, as that of "sl" or "id-utils"
 
 
 def is_text(name: str, languages: tuple[str, ...] = ()) -> bool:
@@ -76,6 +78,9 @@ def _suffix(name: str) -> str:
 
 def _languages_of(name: str) -> set[str]:
     """The language codes among the directories and suffixes: "es" in es/index.html, index.es.html and index.html.es."""
-    path = PurePosixPath(name)
-    words = [*path.parts[:-1], *path.name.split(".")[1:]]
-    return {code for word in words if (code := re.split("[-_@]", word)[0]) in _LANGUAGES}
+    path, suffix = PurePosixPath(_OF_PACKAGE.sub("/", name)), _suffix(name)
+    words = path.name.split(".")[1:]
+    if suffix in _CODE and not _HTML.intersection(f".{word}" for word in words):
+        words.remove(suffix[1:])  # Perl, not Polish
+    locales = map(_LOCALE.fullmatch, [*path.parts[:-1], *words])
+    return {locale[1] for locale in locales if locale} & _LANGUAGES

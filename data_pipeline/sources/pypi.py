@@ -16,12 +16,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from common.errors import UserError
-from common.files import atomic_write, sha256_of
 from data_pipeline.config import CollectionConfig
 from data_pipeline.documents import Document, Quarantined
 from data_pipeline.sources import licences
 from data_pipeline.sources.config import PyPIPackages
-from data_pipeline.sources.downloading import download_wheel
+from data_pipeline.sources.downloading import download_wheel, noted_sha256
 from data_pipeline.sources.python_code import normalised
 from data_pipeline.sources.source_tree import Tree, holds_licence, in_parts, kind_of, record
 
@@ -99,8 +98,6 @@ def parse_requirement(requirement: str) -> tuple[str, str]:
 def fetch(name: str, version: str, directory: Path) -> tuple[Path, str]:
     """The wheel in `directory`, downloaded when there is none of this version, and its sha256.
 
-    The sha256 is kept beside it, in the form that `sha256sum --check` reads.
-
     Raises:
         UserError: it could not be downloaded, or is not what it was.
     """
@@ -110,15 +107,7 @@ def fetch(name: str, version: str, directory: Path) -> tuple[Path, str]:
         path = download_wheel(f"{name}=={version}", directory, otherwise=instead)
     if _describes(path) != (name, version):
         raise UserError(f"the wheel of {name}=={version} is {path.name}; write the version as it stands there")
-    sha256 = sha256_of(path)
-    noted = path.with_name(f"{path.name}.sha256")
-    line = f"{sha256}  {path.name}\n"
-    if not noted.is_file():
-        with atomic_write(noted) as file:
-            file.write(line)
-    if noted.read_text(encoding="utf-8") != line:
-        raise UserError(f"{path} is damaged: its sha256 is not that in {noted}; delete both and run the command again")
-    return path, sha256
+    return path, noted_sha256(path)
 
 
 def _describes(wheel: Path) -> tuple[str, str]:

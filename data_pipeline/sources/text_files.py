@@ -26,7 +26,7 @@ from data_pipeline.sources.opening import (
     shown,
     utf8,
 )
-from data_pipeline.sources.source_tree import CODE
+from data_pipeline.sources.source_tree import CODE, in_parts
 
 _HTML = frozenset((".html", ".htm", ".xhtml"))
 _TABLES = {".csv": ",", ".tsv": "\t"}
@@ -46,18 +46,9 @@ def plan(source: TextFiles, config: CollectionConfig, downloads: Path) -> list[t
     files = matching_files(source.patterns, source.name)
     for name in files:
         _check_packages(name)
-    parts: list[tuple[tuple[Any, ...], str]] = []
-    group: list[str] = []
-    states: list[tuple[str, str]] = []
-    total = 0
-    for name, (state, size) in files.items():
-        if group and total > config.shard_bytes:
-            parts.append((tuple(group), repr(states)))
-            group, states, total = [], [], 0
-        group.append(name)
-        states.append((name, state))
-        total += size
-    return [*parts, (tuple(group), repr(states))]
+    sizes = ((name, size) for name, (_, size) in files.items())
+    parts = [tuple(name for name, _ in part) for part in in_parts(sizes, config.shard_bytes)]
+    return [(part, repr([(name, files[name][0]) for name in part])) for part in parts]
 
 
 def read(
@@ -135,7 +126,7 @@ class _Reader:
                 yield self.set_aside(position, "invalid_json")
                 continue
             if isinstance(value, dict):
-                yield self._field(value.get(self.source.text_field), position)
+                yield from self._fields(value.get(self.source.text_field), position)
             else:
                 yield self.set_aside(position, "not_an_object")
 
@@ -219,7 +210,7 @@ class _Reader:
                     for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[field]):
                         for value in batch.column(0).to_pylist():
                             row += 1
-                            yield self._field(value, f"row {row}")
+                            yield from self._fields(value, f"row {row}")
                 except (pyarrow.ArrowException, OSError, UnicodeDecodeError):
                     yield self.set_aside(f"row group {group}, after row {row}", "damaged_parquet")
 
@@ -291,13 +282,24 @@ class _Reader:
             except UnicodeDecodeError as error:
                 yield position, self.set_aside(f"{position}, byte {error.start}", "invalid_utf8")
 
+    def _fields(self, value: Any, position: str) -> Iterator[Document | Quarantined]:
+        """One document of a text, and one each of a list of texts, which stay on one side of the split."""
+        if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
+            for number, text in enumerate(value, 1):
+                yield self._document(text, f"{position}, text {number}", f"{self.source.name}/{self._at(position)}")
+        else:
+            yield self._field(value, position)
+
     def _field(self, value: Any, position: str) -> Document | Quarantined:
         if not isinstance(value, str):
             return self.set_aside(position, "no_text")
         return self._document(value, position)
 
-    def _document(self, text: str, position: str) -> Document:
-        origin = f"{self.origin}#{position.replace(' ', '')}" if position else self.origin
+    def _at(self, position: str) -> str:
+        return f"{self.origin}#{position.replace(' ', '')}" if position else self.origin
+
+    def _document(self, text: str, position: str, group: str = "") -> Document:
+        origin = self._at(position)
         return Document(
             id=f"{self.source.name}/{origin}",
             source=self.number,
@@ -306,6 +308,7 @@ class _Reader:
             licence=self.source.licence,
             revision="",
             text=text,
+            group=group,
         )
 
     def set_aside(self, position: str, reason: str) -> Quarantined:

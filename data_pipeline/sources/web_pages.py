@@ -24,6 +24,7 @@ from data_pipeline.sources.config import WebPages
 from data_pipeline.sources.fetching import Fetcher, FetchError
 from data_pipeline.sources.html import UnreadablePage, page_text, site_of
 from data_pipeline.sources.opening import require, shown
+from data_pipeline.sources.source_tree import in_parts
 
 _HOSTS_AT_ONCE = 16
 _NEVER_ASKED = frozenset(("not_http", "invalid_url"))
@@ -43,17 +44,10 @@ def plan(source: WebPages, config: CollectionConfig, downloads: Path) -> list[tu
     missing = [page for page in pages.values() if source.refresh or page.record is None]
     reasons = _fetch_all(source, missing, downloads / "web") if missing else {}
     _check_network(source, pages.values(), reasons)
-    parts: list[tuple[tuple[Any, ...], str]] = []
-    items: list[tuple[str, str, dict[str, Any]]] = []
-    total = 0
-    for url, page in pages.items():
-        record = page.record or {"reason": reasons[url]}
-        if items and total > config.shard_bytes:
-            parts.append((tuple(items), _state(items)))
-            items, total = [], 0
-        items.append((url, str(page.body), record))
-        total += record.get("bytes", 0)
-    return [*parts, (tuple(items), _state(items))]
+    items = ((url, str(page.body), page.record or {"reason": reasons[url]}) for url, page in pages.items())
+    sizes = ((item, item[2].get("bytes", 0)) for item in items)
+    parts = [tuple(item for item, _ in part) for part in in_parts(sizes, config.shard_bytes)]
+    return [(part, _state(part)) for part in parts]
 
 
 def read(
@@ -201,6 +195,6 @@ def _host(url: str) -> str:
         return ""
 
 
-def _state(items: list[tuple[str, str, dict[str, Any]]]) -> str:
+def _state(items: Iterable[tuple[str, str, dict[str, Any]]]) -> str:
     known = ("reason", "final_url", "content_type", "sha256")
     return repr([(url, [record.get(name, "") for name in known]) for url, _, record in items])

@@ -18,7 +18,7 @@ _INTERLANGUAGE = re.compile(r"(?:[a-z]{2,3}(?:-[a-z]+)*|simple)(?=:\S)")
 _OTHER_WIKIS = frozenset("doi hdl mw rfc voy wmf".split())
 
 _HEADING = re.compile(r"^(={2,6})([^\n]+?)\1[ \t]*$", re.MULTILINE)
-_HEADING_WORDS = re.compile(r"\s*(?:[,;/&]|\b(?:and|y|e|et|und|or|o|ou)\b)\s*")
+_HEADING_WORDS = re.compile(r" ?(?:[,;/&]|\b(?:and|y|e|et|und|or|o|ou)\b) ?")
 # Sections at the end of an article that are lists of links and books, in English, Spanish, French and a few more.
 _END_SECTIONS = frozenset(
     """
@@ -92,7 +92,7 @@ def plain_text(wikitext: str, site: Site) -> str:
     sections: list[tuple[int, str, str]] = []  # level, heading, text
     left_out = 99  # level of the section that is being left out
     for level, heading, body in _split(without_extensions(wikitext.replace(LIST_ITEM, ""))):
-        title = renderer.text(heading).replace("\n", " ").strip()
+        title = " ".join(renderer.text(heading).split())
         if level > left_out:
             continue
         left_out = level if _is_end_section(title) else 99

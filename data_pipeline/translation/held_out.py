@@ -42,7 +42,7 @@ def split(verses: Sequence[Verse], config: TranslationConfig) -> Split:
     validation = [verse for verse in verses if verse.book in config.validation_books]
     others = [verse for verse in verses if verse.book not in (*config.test_books, *config.validation_books)]
     reasons = [""] * len(others)
-    for version in verses[0].texts:
+    for version in verses[0].texts if others else ():
         held_out = [verse.texts[version] for verse in (*test, *validation)]
         own = [verse.texts[version] for verse in others]
         quoting = _quoting(own, held_out, config.ngram_words)

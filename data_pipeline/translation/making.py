@@ -12,6 +12,7 @@ from typing import Any
 from common.cli import to_dict
 from common.errors import UserError
 from common.files import atomic_write
+from data_pipeline.report.card import is_ours, table
 from data_pipeline.translation.config import TranslationConfig, Version, check
 from data_pipeline.translation.held_out import Split, split
 from data_pipeline.translation.verses import MODULES, Verse, read_verses
@@ -42,7 +43,7 @@ def make(config: TranslationConfig, out: Path, command: str) -> Split:
     }
     counts = {name: _write(out / name, rows) for name, rows in files.items()}
     card = out / CARD
-    if not card.is_file() or MARK in card.read_text(encoding="utf-8", errors="replace"):
+    if is_ours(card, MARK):
         with atomic_write(card) as file:
             file.write(_card(config, out.name, parts, counts, left_out, command))
     close = ", ".join(f"{len(found):,} {reason}" for reason, found in parts.too_close.items())
@@ -103,21 +104,16 @@ def _card(
         f"---\n{MARK}\n\n# {name}\n",
         "Verses of the Reina-Valera (1909), the World English Bible and the King James Version (1769), which are in "
         "the public domain, from packages of Debian. World English Bible is a trademark of eBible.org.\n",
-        _table(("version", "package", "sha256"), modules),
+        table(("version", "package", "sha256"), modules) + "\n",
         "## Files\n",
-        _table(("file", "rows"), counts.items()),
+        table(("file", "rows"), counts.items()) + "\n",
         f"Held out are {', '.join(config.test_books)} to test and {', '.join(config.validation_books)} to validate. "
         "`references` has the version that is asked for first. `texts.jsonl` has chapters of the verses to train on, "
         "for a base model.\n",
         "## Left out\n",
-        _table(("reason", "verses"), reasons.items()),
+        table(("reason", "verses"), reasons.items()) + "\n",
         "## Settings\n",
-        _table(("setting", "value"), ((f"`{key}`", json.dumps(value)) for key, value in to_dict(config).items())),
+        table(("setting", "value"), ((f"`{key}`", json.dumps(value)) for key, value in to_dict(config).items())) + "\n",
         f"Made again, byte for byte, with\n\n    {command}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _table(head: tuple[str, ...], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"

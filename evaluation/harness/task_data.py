@@ -8,12 +8,15 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.errors import UserError
 from common.files import atomic_write, read_json_lines
-from data_pipeline.shards import Dataset
+from data_pipeline.shards import Dataset, TokenStream
 from data_pipeline.tokenizer import Tokenizer
 from evaluation.harness.minimal_pairs import Language, minimal_pairs
 
@@ -104,10 +107,22 @@ def validation_documents(sources: Sources) -> Iterator[tuple[str, str]]:
         raise UserError(f"the data in {dataset.directory} were made with another tokenizer than the run's; see --data")
     stream = dataset.split("val")
     special = set(sources.tokenizer.special_ids.values())
-    rows = list(enumerate(stream.documents()))
-    for number, row in drawn(rows, _DOCUMENTS_A_PASSAGE * sources.limit, sources.seed):
+    documents = stream.documents()
+    rows = list(zip(documents, _languages(stream, documents), strict=True))
+    for row, language in drawn(rows, _DOCUMENTS_A_PASSAGE * sources.limit, sources.seed):
         ids = [token for token in stream.read(int(row["start"]), int(row["tokens"])).tolist() if token not in special]
-        yield sources.tokenizer.decode(ids), stream.provenance(number).get("language", "")
+        yield sources.tokenizer.decode(ids), language
+
+
+def _languages(stream: TokenStream, documents: np.ndarray) -> Iterator[str]:
+    """Of every document, "" where it is not known. Each file of records is read once, whatever is drawn later."""
+    firsts = np.searchsorted(documents["start"], stream.starts)  # document of every shard, and the end
+    for shard, count in zip(stream.shards, np.diff(firsts).tolist(), strict=True):
+        records, found = shard.path.with_suffix(".documents.jsonl"), []
+        if records.is_file():
+            with open(records, encoding="utf-8") as lines:
+                found = [str(json.loads(line).get("language", "")) for line in islice(lines, count)]
+        yield from found + [""] * (count - len(found))
 
 
 def passages(documents: Iterable[tuple[str, str]], language: Language) -> Iterator[dict[str, Any]]:
@@ -129,9 +144,9 @@ def _verses(sources: Sources) -> list[dict[str, Any]]:
     return drawn(read_json_lines(sources.verses), sources.limit, sources.seed)
 
 
-def drawn(rows: list[Any], limit: int, seed: int) -> list[Any]:
+def drawn(rows: list[Any], limit: int | None, seed: int) -> list[Any]:
     """At most `limit` of the rows, in their order."""
-    if len(rows) <= limit:
+    if limit is None or len(rows) <= limit:
         return rows
     places = random.Random(seed).sample(range(len(rows)), limit)
     return [rows[place] for place in sorted(places)]

@@ -11,7 +11,7 @@ import numpy as np
 from common.runs import find_run
 from data_pipeline.shards import INDEX_DTYPE
 from evaluation.metrics.interface import describe_measurement
-from evaluation.perplexity import document_windows, score_split, token_nll
+from evaluation.perplexity import Score, document_windows, token_nll
 from inference import load_run
 from model.device import choose_precision
 
@@ -37,7 +37,8 @@ class Perplexity(evaluate.Measurement):
     ) -> dict[str, Any]:
         loaded = load_run(find_run(run), checkpoint, device)  # type: ignore[arg-type]
         tokenizer = loaded.tokenizer
-        ids = [[*tokenizer.encode(text), tokenizer.eos_id] for text in predictions]
+        begins = [tokenizer.bos_id] if tokenizer.has_bos else []  # as in curated data
+        ids = [[*begins, *tokenizer.encode(text), tokenizer.eos_id] for text in predictions]
         lengths = [len(one) for one in ids]
         starts = np.cumsum([0, *lengths[:-1]])
         sizes = [len(text.encode("utf-8")) for text in predictions]
@@ -51,6 +52,9 @@ class Perplexity(evaluate.Measurement):
             choose_precision(loaded.device, "fp32"),
             batch_tokens,
         )
-        words = np.array([len(text.split()) for text in predictions])
-        score = score_split(nll, documents, ["texts"], words).total
+        if begins:
+            nll[starts] = 0  # a token that begins every text says nothing of it
+        tokens = len(nll) - len(begins) * len(predictions)
+        words = sum(len(text.split()) for text in predictions)
+        score = Score.of(float(nll.sum(dtype=np.float64)), tokens, sum(sizes), words)
         return {**asdict(score), "tokenizer_sha256": tokenizer.sha256}

@@ -7,6 +7,7 @@ from typing import Any
 
 import evaluate
 
+from common.errors import UserError
 from evaluation.metrics.interface import describe_measurement
 from evaluation.toxicity import THRESHOLD, measure_toxicity, open_scorer
 
@@ -30,6 +31,11 @@ class Toxicity(evaluate.Measurement):
         per_prompt: int = 1,
         **_: Any,
     ) -> dict[str, Any]:
+        if per_prompt < 1 or len(predictions) % per_prompt:
+            raise UserError(
+                f"{len(predictions)} texts cannot be taken as the continuations of prompts with per_prompt={per_prompt}"
+                ": give a number that divides that of the texts"
+            )
         groups = [predictions[start : start + per_prompt] for start in range(0, len(predictions), per_prompt)]
         found = asdict(measure_toxicity(groups, open_scorer(scorer), threshold))
         return {f"toxicity_{name}": value for name, value in found.items()}

@@ -28,46 +28,44 @@ class FromHf:
     """The run to write, such as runs/gpt2; it must not exist."""
 
 
-@dataclass(frozen=True)
-class ToHf:
-    """Write a run as a directory that transformers, vLLM and others load."""
+@dataclass(frozen=True, kw_only=True)
+class OfRun:
+    """What every way to write a run asks."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Name below runs/, or path."""
-    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIRECTORY")]
-    """The directory to write; it must not exist."""
     checkpoint: str = "best"
     """"best" (lowest validation loss), "last", or a step."""
-    dtype: DtypeName = "keep"
-    """Number format of the weights; by default as they are."""
-    shard_gigabytes: float = 5.0
-    """Size that one file of weights may have."""
     merge_base: MergeBase = "original"
     """Of an adapter that was trained on a quantized base (QLoRA), into what it is merged: "original", the base as it
     was before, which is what PEFT users expect, or "dequantized", the rounded base that it was trained on. Which loses
     less says `python -m evaluation.merging RUN`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToHf(OfRun):
+    """Write a run as a directory that transformers, vLLM and others load."""
+
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIRECTORY")]
+    """The directory to write; it must not exist."""
+    dtype: DtypeName = "keep"
+    """Number format of the weights; by default as they are."""
+    shard_gigabytes: float = 5.0
+    """Size that one file of weights may have."""
 
     def __post_init__(self) -> None:
         if not self.shard_gigabytes > 0:
             raise UserError(f"--shard-gigabytes {self.shard_gigabytes} must be positive")
 
 
-@dataclass(frozen=True)
-class ToGguf:
+@dataclass(frozen=True, kw_only=True)
+class ToGguf(OfRun):
     """Write a run in the layout of GPT-2 or Llama as a GGUF file, which llama.cpp runs."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Name below runs/, or path."""
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The file to write; it must not exist."""
-    checkpoint: str = "best"
-    """"best" (lowest validation loss), "last", or a step."""
     quantization: Quantization = "q8_0"
     """Number format of the matrices."""
-    merge_base: MergeBase = "original"
-    """Of an adapter that was trained on a quantized base (QLoRA), into what it is merged: "original", the base as it
-    was before, which is what PEFT users expect, or "dequantized", the rounded base that it was trained on. Which loses
-    less says `python -m evaluation.merging RUN`."""
 
 
 Command = (

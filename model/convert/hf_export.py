@@ -25,10 +25,10 @@ from model.convert.opening import MergeBase, open_run
 from model.convert.output import new_directory
 from model.convert.registry import FAMILIES, family_of_ours
 from model.convert.source import Layout, Source
+from model.device import DTYPES
 from model.tensor_files import SafetensorsWriter, byte_size
 
 DtypeName = Literal["keep", "fp32", "bf16", "fp16"]
-WANTED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PROJECT = Path(__file__).resolve().parent.parent.parent
 # What the decoder is made of; each file lies beside the others in an exported directory.
 _CODE = ("activations", "cache", "config", "decoder", "frozen", "functions", "layers", "positions", "slots", "virtual")
@@ -86,7 +86,7 @@ def _layouts(source: Source, rules: list[TensorRule], dtype: DtypeName) -> dict[
     for rule in rules:
         stored = [source.files.layout(name) for name in rule.ours if name in source.files.files]
         own = stored[0][1] if stored else torch.float32
-        found[rule.theirs] = rule.shape, WANTED.get(dtype, own)
+        found[rule.theirs] = rule.shape, DTYPES.get(dtype, own)
     return found
 
 
