@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 
@@ -34,7 +34,8 @@ class Workers:
         watcher = asyncio.ensure_future(until_disconnected(request))
         left = self._seconds - (time.perf_counter() - request.state.arrived)
         try:
-            await asyncio.wait({working, watcher}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            waited: tuple[asyncio.Future[Any], ...] = (working, watcher)
+            await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 return working.result()
             raise ApiError(499, "the client has gone") if watcher.done() else too_late(self._seconds)

@@ -80,7 +80,7 @@ def ask_meanwhile(server: Running, path: str, content: str) -> tuple[httpx.Respo
 )  # fmt: skip
 def test_others_are_answered_meanwhile(server: Running, path: str, content: Callable[[], str]) -> None:
     answer, longest = ask_meanwhile(server, path, content())
-    assert answer.status_code == 400 and longest < 2
+    assert answer.status_code == 400 and longest < 5
 
 
 def test_no_more_is_tokenised_than_can_be_used(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
