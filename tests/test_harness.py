@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
-from inference_fixtures import World, documents, make_world
+from inference_fixtures import World, documents, make_world, tokenizer_bytes
+from safetensors.torch import load_file, save_file
 from serving_fixtures import make_chat_run, running
 
 from common.cli import run_command
-from common.runs import Run
+from common.runs import Run, write_checkpoint_manifest
 from data_pipeline.shards import Dataset
 from evaluation.harness import __main__ as command
 from evaluation.harness.minimal_pairs import MAKERS, minimal_pairs
@@ -228,17 +230,38 @@ def test_a_passage_ends_before_the_last_word_of_a_sentence() -> None:
     assert found["word"] == "river" and f"{found['context']} river." == text[: len(found["context"]) + 7]
 
 
-def numbers(value: Any) -> list[float]:
-    """All log-likelihoods in what the harness logs of a question, whatever its nesting."""
-    if isinstance(value, float):
+def answers(value: Any) -> list[float | str]:
+    """All log-likelihoods and texts in what the harness logs of a question, whatever its nesting."""
+    if isinstance(value, (float, str)):
         return [value]
-    return [number for part in value for number in numbers(part)] if isinstance(value, (list, tuple)) else []
+    return [answer for part in value for answer in answers(part)] if isinstance(value, (list, tuple)) else []
+
+
+def write_task(directory: Path, name: str, rows: list[dict[str, str]]) -> None:
+    """One of our tasks with other questions than those of a run's data."""
+    (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    template = (Path(command.__file__).parents[1] / "tasks" / f"{name}.yaml").read_text()
+    data = f"dataset_kwargs:\n  data_files:\n    test: {directory / f'{name}.jsonl'}\n"
+    (directory / f"{name}.yaml").write_text(template + data)
+
+
+def write_words_only(run: Path) -> None:
+    """Let a run with random weights write text: an unknown token, or a byte that is none, looks different in each
+    engine."""
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer_bytes())
+    others = [one for one in range(len(pieces)) if pieces.IsByte(one) or pieces.IsUnknown(one) or pieces.IsControl(one)]
+    for path in run.rglob("model.safetensors"):
+        weights = load_file(path)
+        weights["embedding.weight"][others] = 0  # the head is the same matrix
+        save_file(weights, path)
+        (path.parent / "manifest.json").unlink()
+        write_checkpoint_manifest(path.parent)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["llama", "own"])
 def test_three_ways_of_asking_agree(layout: str, tmp_path: Path) -> None:
-    """In this process, through our export to transformers, and through our server."""
+    """In this process, through our export to transformers, and through our server: scores and texts."""
     from model.convert.__main__ import main as convert
 
     changes: dict[str, Any] = {"context_length": 256}
@@ -246,40 +269,49 @@ def test_three_ways_of_asking_agree(layout: str, tmp_path: Path) -> None:
         changes |= {"activation": "swiglu", "norm_gain": True, "qk_norm": False, "embedding_norm": False,
                     "residual_scalars": False, "logit_softcap": None}  # fmt: skip
     run = make_chat_run(tmp_path / "tiny", **changes)
+    write_words_only(run)
     convert(["to-hf", str(run), str(tmp_path / "exported")])
     loaded = load_run(Run(run), device="cpu")
     directory = tmp_path / "tasks"
     write_tasks(directory, Sources(loaded.tokenizer, limit=8))
     texts = [text for _, text in documents()[:12] if len(text.encode()) < 150]
-    (directory / "mini_perplexity.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    template = (Path(command.__file__).parents[1] / "tasks" / "mini_perplexity.yaml").read_text()
-    data = f"dataset_kwargs:\n  data_files:\n    test: {directory / 'mini_perplexity.jsonl'}\n"
-    (directory / "mini_perplexity.yaml").write_text(template + data)
+    write_task(directory, "mini_perplexity", [{"text": text} for text in texts])
+    clozes = [{"context": f"It {text[:30]} and", "word": text.split()[1]} for text in texts]
+    write_task(directory, "mini_cloze_en", clozes)
+    verses = [{"prompt": f"{text[:40]}\n<en>", "references": [text[:20]]} for text in texts]
+    write_task(directory, "mini_translation", verses)  # type: ignore[arg-type]
+    conditional = ["mini_pairs_en", "mini_pairs_es", "mini_cloze_en", "mini_translation"]
 
-    def ask(model: Any, /, **arguments: Any) -> dict[str, list[Any]]:
+    def ask(model: Any, tasks: list[str], /, **arguments: Any) -> dict[str, list[Any]]:
         results = lm_eval.simple_evaluate(
-            model=model, model_args=arguments, tasks=["mini_pairs_en", "mini_pairs_es", "mini_perplexity"],
+            model=model, model_args=arguments, tasks=tasks,
             task_manager=lm_eval.tasks.TaskManager(include_path=str(directory), include_defaults=False),
             bootstrap_iters=0,
         )  # fmt: skip
         return {
             name: [
-                value
+                answer
                 for sample in sorted(samples, key=lambda each: each["doc_id"])
-                for value in numbers(sample["resps"])
+                for answer in answers(sample["resps"])
             ]
             for name, samples in results["samples"].items()
         }
 
-    here = ask(HarnessModel(loaded, FP32))
-    there = ask("hf", pretrained=str(tmp_path / "exported"), device="cpu", dtype="float32", add_bos_token=False,
-                trust_remote_code=True)  # fmt: skip
+    everything = [*conditional, "mini_perplexity"]
+    here = ask(HarnessModel(loaded, FP32), everything)
+    exported = {"pretrained": str(tmp_path / "exported"), "device": "cpu", "dtype": "float32",
+                "trust_remote_code": True}  # fmt: skip
+    there = ask("hf", conditional, **exported, add_bos_token=True)
+    there |= ask("hf", ["mini_perplexity"], **exported, add_bos_token=False)
     with running(loaded, ServerOptions(slots=4)) as server:
-        served = ask("local-completions", model="tiny", base_url=f"{server.url}/v1/completions",
+        served = ask("local-completions", everything, model="tiny", base_url=f"{server.url}/v1/completions",
                      tokenizer_backend="remote", max_length=256, batch_size=4)  # fmt: skip
     assert {name: len(values) for name, values in here.items()} == {
-        "mini_pairs_en": 64, "mini_pairs_es": 64, "mini_perplexity": len(texts),
+        "mini_pairs_en": 64, "mini_pairs_es": 64,
+        **dict.fromkeys(("mini_cloze_en", "mini_translation", "mini_perplexity"), len(texts)),
     }  # fmt: skip
+    written = here.pop("mini_translation")
+    assert all(written) and there["mini_translation"] == written == served["mini_translation"]
     for name, values in here.items():
         assert values == pytest.approx(there[name], abs=1e-3), name
         assert values == pytest.approx(served[name], abs=1e-3), name
