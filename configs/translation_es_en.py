@@ -29,7 +29,7 @@ config = RunConfig(
         lr=0.01, embedding_lr=0.005, head_lr=0.005, scalar_lr=0.005, beta1=0.8, eps=1e-6, momentum_warmup=0.1
     ),
     schedule=ScheduleConfig(kind="wsd", warmup=0.03, cooldown=0.6, final=0.02),
-    budget=BudgetConfig(epochs=2),
+    budget=BudgetConfig(epochs=3),
     validation=ValidationConfig(
         every=250, prompts=("Y dijo Jonás: Tomadme, y echadme á la mar.\n<en>",), sample_tokens=48, temperature=0.0
     ),

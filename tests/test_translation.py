@@ -149,7 +149,8 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], messag
 
 
 def test_examples_ask_as_the_fine_tune_reads_them(tmp_path: Path) -> None:
-    rows = list(examples([verse("Gen", 1, "light")], TranslationConfig().directions))
+    directions = (*TranslationConfig().directions, ("en", "es"), ("kjv", "es"))
+    rows = list(examples([verse("Gen", 1, "light")], directions))
     assert [row["prompt"] for row in rows] == [
         "es light\n<en>", "es light\n<kjv>", "en light\n<es>", "kjv light\n<es>",
     ]  # fmt: skip
@@ -175,7 +176,7 @@ def test_files_are_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         contents.append({path.name: path.read_bytes() for path in (tmp_path / "data" / "es_en").iterdir()})
     assert contents[0] == contents[1]
     assert {name: data.count(b"\n") for name, data in contents[0].items() if name != "README.md"} == {
-        "train.jsonl": 36, "validation.jsonl": 9, "test.jsonl": 9, "texts.jsonl": 3,
+        "train.jsonl": 18, "validation.jsonl": 9, "test.jsonl": 9, "texts.jsonl": 3,
     }  # fmt: skip
     assert "| a reason | 3 |" in contents[0]["README.md"].decode()
     assert "9 to train on, 9 in Rom to test" in capsys.readouterr().out
