@@ -14,6 +14,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import tyro  # noqa: E402
+from rich import box  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
@@ -33,7 +34,7 @@ from model import Decoder  # noqa: E402
 
 RESULT, TRANSLATIONS = "translation.json", "translations.jsonl"
 COPY, DICTIONARY, UNTUNED, TUNED, HUMAN = (
-    "source, copied", "word by word", "model before tuning", "model", "another human translation"
+    "source, copied", "word by word", "before tuning", "model", "another human"
 )  # fmt: skip
 _FIELDS = ("prompt", "source", "references")
 
@@ -135,10 +136,12 @@ def translate(model: Decoder, tokenizer: Tokenizer, rows: Sequence[dict[str, Any
 def show(run: Run, result: dict[str, Any], scores: Scores) -> None:
     """Print the table, how it was made, and where everything is."""
     table = Table(
-        title=f"{run.name}, step {result['checkpoint_step']}: {result['verses']} verses", title_justify="left"
+        title=f"{run.name}, step {result['checkpoint_step']}: {result['verses']} verses",
+        title_justify="left",
+        box=box.SIMPLE,  # whole on a terminal of 80 columns
     )
     table.add_column("translation", no_wrap=True)
-    for name in ("BLEU (95 %)", "all references", "chrF++", "length", "p"):
+    for name in ("BLEU (95 %)", "all refs", "chrF++", "length", "p"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, found in scores.systems.items():
         p = "" if found.p is None else f"{found.p:.3f}"
