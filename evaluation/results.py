@@ -193,7 +193,13 @@ def translation(places: Sequence[str], document: Path) -> str:
         both = f"{found['all_references']:.1f}" if found["all_references"] < 99.9 else ""  # a reference, against itself
         rows.append((name, bleu, both, f"{found['chrf']:.1f}", f"{found['length_ratio']:.2f}", p))
     verses, signature = run.translation["verses"], run.translation["signatures"]["BLEU"]
-    return "\n".join([*markdown_table(rows), "", f"{verses:,} verses; sacrebleu `{signature}`."])
+    return "\n".join(
+        [
+            *markdown_table(rows),
+            "",
+            f"{verses:,} verses; sacrebleu `{signature}`; p: paired bootstrap against the dictionary.",
+        ]
+    )
 
 
 def scaling(places: Sequence[str], document: Path) -> str:
