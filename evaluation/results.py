@@ -32,7 +32,9 @@ from evaluation.run_comparison import compare
 from evaluation.scaling import FIGURE, RESULT
 
 IMAGES = Path("docs/images")
-_PART = re.compile(r"(<!-- results: (\w+) ([^\n]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_OPENING, _END = "<!-- results: ", "<!-- end -->"
+# No part reaches over the beginning of the next, so that one without an end swallows nothing.
+_PART = re.compile(rf"({_OPENING}(\w+) ([^\n]+?) -->\n)(?:(?!{_OPENING}).)*?{_END}", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,17 @@ def fill(text: str, document: Path) -> tuple[str, list[str]]:
     """`text` with every part drawn again, and why parts were left as they are. Pictures are copied beside it.
 
     Raises:
-        UserError: a comment asks for something that there is not.
+        UserError: a comment asks for something that there is not, or has no end.
     """
     kept: list[str] = []
+    whole = len(_PART.findall(text))
+    if not whole == text.count(_OPENING) == text.count(_END):
+        raise UserError(
+            f"{document}: each {_OPENING}KIND PLACE --> needs a line {_END} behind it, and no other has one"
+        )
 
     def replaced(found: re.Match[str]) -> str:
-        opening, kind, arguments, end = found.groups()
+        opening, kind, arguments = found.groups()
         if kind not in KINDS:
             raise UserError(f"{document} asks for {kind!r}; known are {', '.join(KINDS)}")
         try:
@@ -77,7 +84,8 @@ def fill(text: str, document: Path) -> tuple[str, list[str]]:
         except UserError as error:
             kept.append(f"{kind} {arguments}: {error}")
             return found[0]
-        return f"{opening}\n{drawn.strip()}\n\n{end}"
+        drawn = drawn.replace("<!--", "<! --")  # what a run wrote may look like our comments
+        return f"{opening}\n{drawn.strip()}\n\n{_END}"
 
     return _PART.sub(replaced, text), kept
 
@@ -139,7 +147,7 @@ def texts(places: Sequence[str], document: Path) -> str:
     parts = []
     for prompt, samples in run.samples_by_prompt.items():
         last = samples[-1]
-        parts.append(f"Step {last['step']:,}, behind `{prompt}`:\n\n{_fenced(prompt + last['text'])}")
+        parts.append(f"Step {last['step']:,}, behind `{' '.join(prompt.split())}`:\n\n{_fenced(prompt + last['text'])}")
     return "\n\n".join(parts)
 
 

@@ -101,7 +101,7 @@ def test_what_a_run_writes_is_measured_and_shown(world: World) -> None:
         assert "| distinct-2 | 0.5   | 0.5   |" in drawn("writing", "runs/tiny")
     finally:
         write_json(world.run / "summary.json", summary)
-    sample = {"step": 20, "tokens": 9, "prompt": "A ```", "text": "``` <b>end</b>\n"}
+    sample = {"step": 20, "tokens": 9, "prompt": "A ```", "text": "``` <!-- end -->\n"}
     shown = world.run / "samples.jsonl"
     old = shown.read_text()
     try:
@@ -109,7 +109,7 @@ def test_what_a_run_writes_is_measured_and_shown(world: World) -> None:
         text = drawn("texts", "runs/tiny")
     finally:
         shown.write_text(old)
-    assert text.splitlines()[-3:] == ["```````text", "A `````` <b>end</b>", "```````"]  # longer than any within
+    assert text.splitlines()[-3:] == ["```````text", "A `````` <! -- end -->", "```````"]  # longer than any within
 
 
 def test_pictures_are_copied_to_where_documents_find_them(world: World) -> None:
@@ -155,6 +155,10 @@ def test_a_document_that_asks_for_nonsense_is_refused(capsys: pytest.CaptureFixt
     (Path("bad.md")).write_text(part("lossess", "runs/tiny"))
     ((code, _, err),) = run_all("evaluation.results", [["bad.md"]], Path.cwd())
     assert code == 2 and "bad.md asks for 'lossess'" in err
+    endless = part("losses", "runs/tiny").replace("<!-- end -->", "") + part("curve", "runs/tiny")
+    Path("bad.md").write_text(endless)
+    ((code, _, err),) = run_all("evaluation.results", [["bad.md"]], Path.cwd())
+    assert code == 2 and "needs a line <!-- end -->" in err and Path("bad.md").read_text() == endless
     ((code, _, err),) = run_all("evaluation.results", [["none.md"]], Path.cwd())
     assert code == 2 and "none.md cannot be read" in err
 
