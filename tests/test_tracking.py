@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import has_logged, kill_when, read_metrics, run_train
+from tiny import has_logged, kill_when, read_metrics, run_train, shadow
 
 from training.wandb_run import has_api_key
 
@@ -111,17 +111,15 @@ def test_wandb_that_comes_late_is_told_everything(project: Path) -> None:
 
 def test_training_works_without_wandb(project: Path) -> None:
     """A module that cannot be imported stands for an uninstalled one."""
-    (project / "shadow" / "wandb").mkdir(parents=True)
-    (project / "shadow" / "wandb" / "__init__.py").write_text("raise ImportError('no wandb here')\n")
-    result = run_train(project, "--tracking.wandb", "auto", PYTHONPATH=str(project / "shadow"))
+    result = run_train(
+        project, "--tracking.wandb", "auto", PYTHONPATH=shadow(project, "wandb", "raise ImportError('no wandb here')")
+    )
     assert "no wandb here" in result.stderr
     assert len(read_metrics(project / "runs" / "tiny")) == 12
 
 
 def test_a_broken_wandb_never_stops_the_run(project: Path) -> None:
-    (project / "shadow" / "wandb").mkdir(parents=True)
-    (project / "shadow" / "wandb" / "__init__.py").write_text("Settings = dict\n")
-    result = run_train(project, "--tracking.wandb", "auto", PYTHONPATH=str(project / "shadow"))
+    result = run_train(project, "--tracking.wandb", "auto", PYTHONPATH=shadow(project, "wandb", "Settings = dict"))
     assert "did not start" in result.stderr
     assert len(read_metrics(project / "runs" / "tiny")) == 12
 

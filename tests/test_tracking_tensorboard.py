@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import kill_when, read_metrics, run_train
+from tiny import kill_when, read_metrics, run_train, shadow
 
 from training.job import Job
 from training.plan import BatchSplit
@@ -95,9 +95,9 @@ def test_a_step_whose_validation_was_cut_short_is_logged_once(project: Path, mon
 
 
 def test_training_goes_on_without_the_package(project: Path) -> None:
-    (project / "shadow" / "tensorboard").mkdir(parents=True)
-    (project / "shadow" / "tensorboard" / "__init__.py").write_text("raise ImportError('no tensorboard here')\n")
-    result = run_train(project, TENSORBOARD, PYTHONPATH=str(project / "shadow"))
+    result = run_train(
+        project, TENSORBOARD, PYTHONPATH=shadow(project, "tensorboard", "raise ImportError('no tensorboard here')")
+    )
     (line,) = [line for line in result.stderr.splitlines() if "TensorBoard" in line]
     assert "no tensorboard here" in line and "pip install" in line
     assert len(read_metrics(project / "runs" / "tiny")) == 12

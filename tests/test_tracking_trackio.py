@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import kill_when, read_metrics, run_train
+from tiny import kill_when, read_metrics, run_train, shadow
 
 TRACKIO = "--tracking.trackio"
 RUN = Path("runs") / "tiny"
@@ -99,9 +99,7 @@ def test_nobody_is_asked_and_no_thread_is_left(project: Path, monkeypatch: pytes
 
 
 def test_training_goes_on_without_the_package(project: Path) -> None:
-    (project / "shadow" / "trackio").mkdir(parents=True)
-    (project / "shadow" / "trackio" / "__init__.py").write_text("raise ImportError('no trackio here')\n")
-    result = run_train(project, TRACKIO, PYTHONPATH=str(project / "shadow"))
+    result = run_train(project, TRACKIO, PYTHONPATH=shadow(project, "trackio", "raise ImportError('no trackio here')"))
     (line,) = [line for line in result.stderr.splitlines() if "rackio" in line]
     assert "no trackio here" in line and "pip install -c constraints.txt -e '.[trackio]'" in line
     assert len(read_metrics(RUN)) == 12

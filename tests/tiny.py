@@ -131,6 +131,14 @@ class Result:
     stderr: str
 
 
+def shadow(project: Path, package: str, code: str) -> str:
+    """A PYTHONPATH with `code` in place of an installed package."""
+    directory = project / "shadow" / package
+    directory.mkdir(parents=True)
+    (directory / "__init__.py").write_text(code + "\n")
+    return str(directory.parent)
+
+
 def run_train(
     directory: Path,
     *arguments: str,
