@@ -165,22 +165,14 @@ def runs(places: Sequence[str], document: Path) -> str:
         raise UserError(f"not evaluated: {', '.join(missing)}; do that with: python -m evaluation RUN")
     if compared.warnings:
         raise UserError(compared.warnings[0])
-    rows = [("run", "parameters", "tokens", "training", "tokens/s", "memory", "perplexity", "bits per byte (95 %)")]
+    rows = [("run", "parameters", "tokens", "training", "tokens/s", "MB", "perplexity", "bits per byte (95 %)")]
     for run in sorted(compared.runs, key=lambda run: float(run.summary["val_loss"])):
         found = run.summary
         size, tokens = short(found["parameters"]), short(found["tokens_trained"])
-        speed, memory = f"{found['tokens_per_second']:,.0f}", f"{run.last.get('memory_mb', 0):,.0f} MB"
+        speed, memory = f"{found['tokens_per_second']:,.0f}", _number(run.last.get("memory_mb"))
+        perplexity = f"{found['val_perplexity']:,.1f}"
         bits = _bits({"bits_per_byte": found["val_bits_per_byte"], "interval": run.interval})
-        row = (
-            run.name,
-            size,
-            tokens,
-            duration(found["train_seconds"]),
-            speed,
-            memory,
-            f"{found['val_perplexity']:,.1f}",
-        )
-        rows.append((*row, bits))
+        rows.append((run.name, size, tokens, duration(found["train_seconds"]), speed, memory, perplexity, bits))
     pairs = [
         f"{pair.better} is ahead of {pair.worse} by {pair.difference:.3f} bits per byte "
         f"({pair.interval[0]:.3f} to {pair.interval[1]:.3f}), on {pair.share:.0%} of the documents."
@@ -279,7 +271,7 @@ def _per_cent(value: float | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.3g}"
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 if __name__ == "__main__":
