@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from data_pipeline.shards import TokenStream
@@ -9,6 +12,12 @@ from evaluation.kneser_ney import ngram_nll
 
 SPREAD = 100  # pieces that a part of the training tokens is taken in
 NGRAM_NAMES = {2: "bigram", 3: "trigram", 4: "4-gram", 5: "5-gram"}
+
+
+def best_ngram(baselines: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The counted model with the lowest loss among the `baselines` of a summary, the unigram aside."""
+    found = [name for name in NGRAM_NAMES.values() if name in baselines]
+    return min(found, key=lambda name: float(baselines[name]["loss"]), default=None)
 
 
 def training_sample(stream: TokenStream, limit: int) -> np.ndarray:  # (tokens,) int32

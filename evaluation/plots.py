@@ -12,16 +12,18 @@ from matplotlib.ticker import EngFormatter
 
 from common.files import atomic_write, read_json_lines
 from common.runs import Run
+from evaluation.baselines import best_ngram
 from evaluation.charts import is_number
 
 Rows = list[dict[str, Any]]
-LEVELS = ("unigram", "trigram")
 
 
 def write_plots(run: Run, summary: dict[str, Any]) -> None:
-    """Draw the curves into the directory of `run`, with unigram and trigram of `summary` as levels of the loss."""
+    """Draw the curves into the directory of `run`, with unigram and best n-gram of `summary` as levels of the loss."""
     metrics = read_json_lines(run.metrics)
-    levels = {name: float(summary["baselines"][name]["loss"]) for name in LEVELS if name in summary["baselines"]}
+    baselines = summary["baselines"]
+    shown = ("unigram", best_ngram(baselines))
+    levels = {name: float(score["loss"]) for name, score in baselines.items() if name in shown}
     images = {
         "loss": loss_curve(metrics, levels),
         "learning_rate": learning_rate_curve(metrics),
@@ -39,10 +41,10 @@ def loss_curve(metrics: Rows, levels: dict[str, float]) -> bytes:
     _line(axes, metrics, "val/loss", label="validation", color="#1f4e9c", marker="o", markersize=3.5)
     for (label, level), color in zip(levels.items(), ("#b9770e", "#a93226"), strict=False):
         axes.axhline(level, color=color, linestyle="--", linewidth=1)
-        # Below its line and left of the middle, where a falling curve is still above.
+        # Below its line and far left, where a falling curve is still above the lowest of them.
         axes.annotate(
-            f"{label} {level:.2f}", (0.3, level), xycoords=("axes fraction", "data"), color=color,
-            xytext=(0, -3), textcoords="offset points", ha="center", va="top", fontsize=9,
+            f"{label} {level:.2f}", (0.1, level), xycoords=("axes fraction", "data"), color=color,
+            xytext=(0, -3), textcoords="offset points", ha="left", va="top", fontsize=9,
         )  # fmt: skip
     axes.margins(y=0.1)
     if axes.get_legend_handles_labels()[0]:

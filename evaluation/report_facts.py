@@ -14,6 +14,7 @@ from markupsafe import Markup
 from common.errors import UserError
 from common.files import read_json, read_json_lines
 from common.runs import Run
+from evaluation.baselines import NGRAM_NAMES, best_ngram
 from evaluation.charts import Chart, Interval, Line, interval_chart, is_number
 from evaluation.document_scores import ALL
 from evaluation.report_metrics import Rows, generation_rows, task_rows
@@ -29,7 +30,6 @@ CURVES = (  # beside that of the loss: title, key in metrics.jsonl, unit, and wh
     ("Memory", "memory_mb", "MB", "zero"),
 )
 NEAR = 1.5  # times the model's bits per byte
-NGRAMS = ("5-gram", "4-gram", "trigram", "bigram")
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,7 @@ class RunFacts:
     @property
     def best_ngram(self) -> str | None:
         """The counted model with the lowest loss."""
-        baselines = self.summary.get("baselines", {})
-        found = [name for name in NGRAMS if name in baselines]
-        return min(found, key=lambda name: float(baselines[name]["loss"]), default=None)
+        return best_ngram(self.summary.get("baselines", {}))
 
     @cached_property
     def rows(self) -> Rows:
@@ -214,10 +212,7 @@ def comparison(summary: dict[str, Any]) -> Rows:
     baselines = summary["baselines"]
     model = {key: summary[f"val_{key}"] for key in ("loss", "perplexity", "bits_per_byte", "tokens", "bytes")}
     scores = {"model": {**model, "per_source": summary["per_source"]}, **baselines}
-    counted = min(
-        (name for name in NGRAMS if name in baselines), key=lambda name: float(baselines[name]["loss"]), default=""
-    )
-    hidden = {*NGRAMS, "untrained"} - {counted}
+    hidden = {*NGRAM_NAMES.values(), "untrained"} - {best_ngram(baselines)}
     rows = []
     for source in (ALL, *summary["per_source"]):
         found = {name: score if source == ALL else score["per_source"].get(source) for name, score in scores.items()}

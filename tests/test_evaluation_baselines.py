@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import UserError
 from data_pipeline.shards import Shard, TokenStream
-from evaluation.baselines import counted_nll, training_sample, unigram_nll
+from evaluation.baselines import best_ngram, counted_nll, training_sample, unigram_nll
 from evaluation.kneser_ney import modified_discounts, ngram_nll
 
 VOCAB, EOS = 30, 0
@@ -153,3 +153,9 @@ def test_training_sample_reaches_over_the_whole_stream(tmp_path: Path) -> None:
     assert part[0] == 0
     assert part[-1] == 9_999
     assert len(training_sample(stream, 7)) == 7
+
+
+def test_best_ngram_is_the_lowest_loss_of_those_that_were_counted() -> None:
+    scores = {"unigram": {"loss": 1.0}, "trigram": {"loss": 4.0}, "4-gram": {"loss": 4.5}, "untrained": {"loss": 0.5}}
+    assert best_ngram(scores) == "trigram"
+    assert best_ngram({"unigram": {"loss": 1.0}}) is None
